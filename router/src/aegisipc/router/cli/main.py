@@ -1,0 +1,5 @@
+"""Entry point of the `aegis` command."""
+
+
+def main() -> None:
+    """Run the `aegis` command."""
