@@ -1,1 +1,40 @@
-"""AegisIPC sdk."""
+"""Durable calls that read like a local await.
+
+::
+
+    from aegisipc.sdk import Service, Context, connect
+
+A service offers methods, a client calls them; see ``README.md`` and ``docs/getting-started.md``.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from aegisipc.sdk.client import Client, connect
+    from aegisipc.sdk.context import Context
+    from aegisipc.sdk.errors import *  # noqa: F403
+    from aegisipc.sdk.pending import Pending
+    from aegisipc.sdk.service import Service
+
+_HOMES = {
+    "Client": "client",
+    "connect": "client",
+    "Context": "context",
+    "Pending": "pending",
+    "Service": "service",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import what is asked for, so that importing one part does not load all of them (PEP 562)."""
+    import importlib  # noqa: PLC0415 - as above
+
+    home = importlib.import_module(f"aegisipc.sdk.{_HOMES.get(name, 'errors')}")
+    try:
+        value = getattr(home, name)
+    except AttributeError:
+        raise AttributeError(f"module 'aegisipc.sdk' has no attribute {name!r}") from None
+    globals()[name] = value
+    return value

@@ -1,0 +1,392 @@
+"""Following the log on JetStream: one supervised, ordered, ack-less push consumer at a time.
+
+A consumer is made anew from the last delivered record whenever the session with the server changed, a
+consumer sequence is missing, or heartbeats stop. A new consumer starts *at* that last record and not behind
+it: finding another record there, or none, shows that the log is not the one that was followed so far
+(restored from an older copy, or made anew), which no fold survives. Then, and when `deliver` raises,
+following ends and says so.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import secrets
+import sys
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
+from typing import Any, Final
+
+import structlog
+
+from aegisipc.eventstore.errors import AckUnknown, AegisError, LogFailed, NotConnected
+from aegisipc.eventstore.jetstream_api import AckPlace, api_error, format_time, parse_ack_subject, read_json
+from aegisipc.eventstore.log import Deliver, Record, Start
+from aegisipc.eventstore.memory import matches
+from aegisipc.eventstore.nats.connection import Connection
+from aegisipc.eventstore.nats.events import Connected
+from aegisipc.eventstore.nats.events import Event as ConnectionEvent
+from aegisipc.eventstore.nats.message import Message
+
+_log = structlog.get_logger("aegisipc.log")
+
+HEARTBEAT_S: Final = 0.5
+SILENCE_S: Final = 3 * HEARTBEAT_S
+_RETRY_S: Final = 0.1
+_LONGEST_RETRY_S: Final = 1.0
+_API_TIMEOUT_S: Final = 2.0
+_UNKNOWN: Final = sys.maxsize
+
+
+class JetStreamFollowing:
+    """One supervised, ordered, ack-less consumer. ``restarts`` counts how often it had to be made anew."""
+
+    def __init__(
+        self, connection: Connection, stream: str, subjects: Sequence[str], deliver: Deliver, start: Start
+    ) -> None:
+        self._connection = connection
+        self._stream = stream
+        self._subjects = without_covered(subjects)
+        self._deliver = deliver
+        self._start = start
+        self._position = self._position_ns = 0
+        self._scanned = 0
+        self._caught_up = False
+        self._failure: BaseException | None = None
+        self._attempt = 0
+        self._consumer_seq = 0
+        self._backlog = _UNKNOWN
+        self._heard_at = 0.0
+        self._restart = asyncio.Event()
+        self._moved = asyncio.Event()
+        self._consumer = ""
+        self._unsubscribe: Callable[[], Awaitable[None]] | None = None
+        self._supervisor: asyncio.Task[None] | None = None
+        self._unlisten: Callable[[], None] | None = None
+        self._is_held = False
+        self._held_reply = ""
+        self.restarts = 0
+
+    # -- what is known ---------------------------------------------------------------------------------
+
+    @property
+    def position(self) -> int:
+        """Sequence of the last record delivered (0: none yet)."""
+        return self._position
+
+    @property
+    def failure(self) -> BaseException | None:
+        """Why it ended by itself, or ``None``."""
+        return self._failure
+
+    @property
+    def is_caught_up(self) -> bool:
+        """Whether everything that was there at the start has been delivered."""
+        return self._caught_up
+
+    async def caught_up(self, timeout_s: float) -> None:
+        """Wait until everything that was in the log at the start has been delivered."""
+        await self._until(lambda: self._caught_up, timeout_s, "read the log to its end")
+
+    async def reached(self, seq: int, timeout_s: float) -> None:
+        """Wait until record `seq` has been delivered."""
+        await self._until(lambda: self._position >= seq, timeout_s, f"read the log to sequence {seq}")
+
+    async def moved(self, timeout_s: float) -> None:
+        """Wait until something more was delivered, or the end was reached."""
+        before = self._position
+        await self._until(lambda: self._position > before or self._caught_up, timeout_s, "read on in the log")
+
+    async def _until(self, true: Callable[[], bool], timeout_s: float, what: str) -> None:
+        try:
+            async with asyncio.timeout(timeout_s):
+                while not true():
+                    if self._failure is not None:
+                        raise LogFailed(f"cannot {what}: following failed") from self._failure
+                    await self._moved.wait()
+        except TimeoutError:
+            raise AckUnknown(
+                f"cannot {what} within {timeout_s:g} s: at sequence {self._position}; is the server there?"
+            ) from None
+
+    # -- beginning and end -----------------------------------------------------------------------------
+
+    async def begin(self) -> None:
+        """Create the first consumer; raises what the server answers."""
+        self._unlisten = self._connection.on_event(self._on_event)
+        try:
+            await self._create()
+        except BaseException:
+            await self.stop()
+            raise
+        self._supervisor = asyncio.get_running_loop().create_task(
+            self._supervise(), name=f"follow {self._stream}"
+        )
+
+    async def stop(self) -> None:
+        """End it; nothing is delivered afterwards."""
+        self._attempt += 1
+        if self._unlisten is not None:
+            self._unlisten()
+            self._unlisten = None
+        supervisor, self._supervisor = self._supervisor, None
+        if supervisor is not None:
+            supervisor.cancel()
+            await asyncio.wait({supervisor})
+        await self._drop_consumer()
+
+    def hold(self) -> None:
+        """Ask the server to pause: what is under way (some megabytes at most) is still delivered."""
+        self._is_held = True
+
+    def release(self) -> None:
+        """Let the server go on after :meth:`hold`."""
+        self._is_held = False
+        reply, self._held_reply = self._held_reply, ""
+        if reply:
+            self._publish(reply, b"")
+
+    # -- supervision -----------------------------------------------------------------------------------
+
+    def _on_event(self, event: ConnectionEvent) -> None:
+        if isinstance(event, Connected):  # a new session: whatever the old one was about to deliver is gone
+            self._restart.set()
+
+    async def _supervise(self) -> None:
+        try:
+            while self._failure is None:
+                await self._trouble()
+                if self._failure is None:
+                    await self._recreate()
+        except Exception as error:  # noqa: BLE001 - whatever it was, the owner must learn that this has ended
+            self._fail(error)
+        await self._drop_consumer()
+
+    async def _trouble(self) -> None:
+        """Return when the consumer must be replaced: somebody said so, or it has been silent for too long."""
+        loop = asyncio.get_running_loop()
+        while not self._restart.is_set():
+            left_s = self._heard_at + SILENCE_S - loop.time()
+            if left_s <= 0:
+                return
+            with suppress(TimeoutError):
+                async with asyncio.timeout(left_s):
+                    await self._restart.wait()
+
+    async def _recreate(self) -> None:
+        pause_s, last_reason = _RETRY_S, ""
+        while self._failure is None:
+            if self._connection.is_closed:
+                self._fail(NotConnected("cannot follow the log any more: the connection was closed"))
+                return
+            try:
+                await self._connection.wait_connected(_API_TIMEOUT_S)
+                self.restarts += 1
+                await self._create()
+            except AegisError as error:
+                if error.message != last_reason:
+                    last_reason = error.message
+                    _log.warning(
+                        "follow_retry", stream=self._stream, position=self._position, error=last_reason
+                    )
+                await asyncio.sleep(pause_s)
+                pause_s = min(_LONGEST_RETRY_S, 2 * pause_s)
+            else:
+                return
+
+    def _fail(self, error: BaseException) -> None:
+        self._failure = error
+        self._restart.set()
+        _log.error("follow_failed", stream=self._stream, position=self._position, exc_info=error)
+        self._wake()
+
+    def _replace_consumer(self) -> None:
+        self._attempt += 1  # whatever else comes from this consumer is stale
+        self._restart.set()
+
+    # -- the consumer ----------------------------------------------------------------------------------
+
+    async def _create(self) -> None:
+        await self._drop_consumer()
+        self._restart.clear()  # before anything is sent: what is said from here on is about the new consumer
+        self._attempt += 1
+        attempt = self._attempt
+        self._consumer_seq, self._backlog = 0, _UNKNOWN
+        self._held_reply = ""
+        name = f"follow-{secrets.token_hex(10)}"
+        inbox = f"_INBOX.{name}"
+        subscription = await self._connection.subscribe(
+            inbox, lambda message: self._on_message(attempt, message)
+        )
+        self._consumer, self._unsubscribe = name, subscription.unsubscribe
+        request = json.dumps(
+            {"stream_name": self._stream, "config": self._config(name, inbox), "action": "create"}
+        )
+        answer = await self._connection.request(
+            f"$JS.API.CONSUMER.CREATE.{self._stream}.{name}", request.encode(), timeout_s=_API_TIMEOUT_S
+        )
+        created = read_json(answer.payload)
+        if "error" in created:
+            raise api_error(created["error"], self._stream)
+        self._heard_at = asyncio.get_running_loop().time()
+        self._backlog = int(created.get("num_pending", 0))
+        self._note_progress()
+        await self._check_resumed(int(created.get("delivered", {}).get("stream_seq", 0)))
+
+    def _config(self, name: str, inbox: str) -> dict[str, Any]:
+        config: dict[str, Any] = {
+            "name": name,
+            "deliver_subject": inbox,
+            "ack_policy": "none",
+            "max_deliver": 1,
+            "replay_policy": "instant",
+            "flow_control": True,
+            "idle_heartbeat": int(HEARTBEAT_S * 1e9),
+            "mem_storage": True,
+            "num_replicas": 1,
+            "inactive_threshold": int(10e9),
+        }
+        if len(self._subjects) == 1:
+            config["filter_subject"] = self._subjects[0]
+        else:
+            config["filter_subjects"] = list(self._subjects)
+        if self._position == 0 and self._start.time_ns is not None:
+            return config | {
+                "deliver_policy": "by_start_time",
+                "opt_start_time": format_time(self._start.time_ns),
+            }
+        return config | {
+            "deliver_policy": "by_start_sequence",
+            "opt_start_seq": max(1, self._position or self._start.seq),
+        }
+
+    async def _check_resumed(self, before: int) -> None:
+        """`before` is the sequence before the one where the new consumer starts: the server moves it into
+        what it has.
+        """
+        if self._position == 0 or before == self._position - 1:
+            return
+        if before > max(self._position, self._scanned):
+            self._fail(
+                LogFailed(
+                    f"cannot go on from sequence {self._position}: the log starts at {before + 1} now, "
+                    "so records have aged out unread; start again from a snapshot",
+                    position=self._position,
+                    first_seq=before + 1,
+                )
+            )
+        elif before < self._position - 1:  # or it is made on a replica that lags: its leader knows
+            answer = await self._connection.request(
+                f"$JS.API.STREAM.INFO.{self._stream}", b"", timeout_s=_API_TIMEOUT_S
+            )
+            info = read_json(answer.payload)
+            if "error" in info:
+                raise api_error(info["error"], self._stream)
+            last_seq = int(info["state"]["last_seq"])
+            if last_seq < self._position:
+                self._fail(self._another_log(f"it ends at {last_seq} now"))
+
+    def _another_log(self, why: str) -> LogFailed:
+        return LogFailed(
+            f"cannot go on from sequence {self._position}: this is not the log that was read so far ({why}): "
+            "acknowledged records were lost, or the stream was made anew; start again from the beginning",
+            position=self._position,
+        )
+
+    async def _drop_consumer(self) -> None:
+        name, self._consumer = self._consumer, ""
+        unsubscribe, self._unsubscribe = self._unsubscribe, None
+        if unsubscribe is not None:
+            with suppress(AegisError):
+                await unsubscribe()
+        if (
+            name and self._connection.is_connected
+        ):  # otherwise the server forgets it when it has been unused for 10 s
+            self._publish(f"$JS.API.CONSUMER.DELETE.{self._stream}.{name}", b"")
+
+    # -- what the consumer sends -----------------------------------------------------------------------
+
+    def _on_message(self, attempt: int, message: Message) -> None:
+        if attempt != self._attempt or self._failure is not None:
+            return
+        self._heard_at = asyncio.get_running_loop().time()
+        if not message.reply.startswith("$JS.ACK."):
+            self._on_status(message)
+            return
+        place = parse_ack_subject(message.reply)
+        if place.consumer_seq != self._consumer_seq + 1:
+            self._replace_consumer()
+            return
+        self._consumer_seq = place.consumer_seq
+        if place.stream_seq > self._position:
+            if place.stream_seq >= self._start.seq or self._start.time_ns is not None:
+                self._hand_over(place, message)
+        elif place.stream_seq == self._position and place.timestamp_ns != self._position_ns:
+            self._fail(self._another_log("there is another record at that place"))
+        if self._failure is None:
+            self._note_progress(at_end=place.pending == 0)
+
+    def _hand_over(self, place: AckPlace, message: Message) -> None:
+        try:
+            self._deliver(Record(place.stream_seq, message.subject, message.payload, place.timestamp_ns))
+        except Exception as error:  # noqa: BLE001 - a fold that raises must not be fed on: stop here, loudly
+            _log.error("deliver_raised", seq=place.stream_seq, subject=message.subject)
+            self._fail(error)
+            return
+        self._position, self._position_ns = place.stream_seq, place.timestamp_ns
+
+    def _on_status(self, message: Message) -> None:
+        headers = message.headers or {}
+        reply = message.reply or headers.get("Nats-Consumer-Stalled", "")
+        if reply:
+            self._answer_flow_control(reply)
+        last = headers.get("Nats-Last-Consumer", "")
+        if not last.isdigit():
+            return
+        if int(last) > self._consumer_seq:
+            self._replace_consumer()
+        elif int(last) == self._consumer_seq and not reply:  # idle: there is nothing more to send
+            scanned = headers.get("Nats-Last-Stream", "")
+            self._scanned = max(self._scanned, int(scanned) if scanned.isdigit() else 0)
+            self._note_progress(at_end=True)
+
+    def _answer_flow_control(self, reply: str) -> None:
+        if self._is_held:
+            self._held_reply = reply
+        else:
+            self._publish(reply, b"")
+
+    def _publish(self, subject: str, payload: bytes) -> None:
+        async def publish() -> None:
+            with suppress(AegisError):
+                await self._connection.publish(subject, payload)
+
+        task = asyncio.get_running_loop().create_task(publish())
+        _BACKGROUND.add(task)
+        task.add_done_callback(_BACKGROUND.discard)
+
+    def _note_progress(self, *, at_end: bool = False) -> None:
+        """Caught up is: all that was pending when the consumer was made. Under load, "nothing pending" may
+        never come.
+        """
+        if at_end or self._consumer_seq >= self._backlog:
+            self._caught_up = True
+        self._wake()
+
+    def _wake(self) -> None:
+        self._moved.set()  # wakes whoever waits now
+        self._moved.clear()
+
+
+_BACKGROUND: set[asyncio.Task[None]] = set()
+"""Keeps short tasks alive until they are done; the event loop itself holds them only weakly."""
+
+
+def without_covered(subjects: Sequence[str]) -> tuple[str, ...]:
+    """Return `subjects` without those that another one includes: the server refuses filters that overlap."""
+    distinct = list(dict.fromkeys(subjects))
+    return tuple(
+        subject
+        for subject in distinct
+        if not any(other != subject and matches(other, subject) for other in distinct)
+    )

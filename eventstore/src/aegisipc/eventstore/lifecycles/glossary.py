@@ -1,0 +1,249 @@
+"""What each state and event means to an operator, and how each lifecycle is drawn.
+
+Only the documentation and tools that explain need this; folds do not import it. A test requires an
+entry for every state and every event, and that the drawings show every transition exactly once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from aegisipc.eventstore.lifecycles.names import (
+    CallEvent,
+    CallState,
+    GroupEvent,
+    GroupState,
+    InstanceEvent,
+    InstanceState,
+    RouterEvent,
+    RouterState,
+)
+from aegisipc.eventstore.lifecycles.table import CALL, GROUP, INSTANCE, ROUTER, SUSPECTED, Lifecycle
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """An event, explained: ``writer`` puts it into the log, ``meaning`` is what it says."""
+
+    writer: str
+    meaning: str
+
+
+@dataclass(frozen=True, slots=True)
+class Drawing:
+    """One diagram: the transitions by ``events`` out of ``sources``. Without a caption it stands alone.
+
+    The ``anywhere`` events, which lead from every state to the same one, are drawn once, from a
+    node "any state".
+    """
+
+    sources: frozenset[StrEnum]
+    events: frozenset[StrEnum]
+    caption: str = ""
+    anywhere: frozenset[StrEnum] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Explained:
+    """A lifecycle with the words and drawings that explain it."""
+
+    lifecycle: Lifecycle[Any, Any]
+    about: str
+    states: Mapping[Any, str]
+    events: Mapping[Any, Recorded]
+    drawings: tuple[Drawing, ...]
+
+
+_UNSUSPECTED = frozenset(InstanceState) - SUSPECTED
+_SUSPICION = frozenset({InstanceEvent.SUSPECTED, InstanceEvent.RECOVERED, InstanceEvent.LOST})
+_REBIRTH = frozenset({InstanceEvent.REGISTERED})
+_FACTS = frozenset(InstanceEvent) - _SUSPICION - _REBIRTH
+
+_INSTANCE = Explained(
+    lifecycle=INSTANCE,
+    about="""\
+One instance of a service, under one instance id. The id outlives the process: a process that comes
+back registers as a new *incarnation* of the same id, from whatever state the previous one had come to.
+That is why no state is final here, and why a quick restart needs no detour through `lost`.
+
+Suspicion is independent of everything else, so each live state has a suspected counterpart. While
+an instance is suspected, everything else moves it exactly as it would otherwise, from one suspected state
+to another; `recovered` then leads to the state that it would have had without the suspicion.
+
+A member of an owned group becomes a standby by `ready`, and active by promotion. A pool has no
+standbys: all its workers may take calls, so a worker becomes active at once, by `joined_pool`.
+
+`promoted` and `demoted` follow from the group's records: the holder that a record names is promoted, the
+former holder is demoted.""",
+    states={
+        InstanceState.JOINING: "Registered, but not ready: it is still reading the log, or restoring "
+        "its state. It takes no calls and cannot be promoted.",
+        InstanceState.STANDBY: "Warm: it follows the log and can be promoted at any moment.",
+        InstanceState.ACTIVE: "It runs calls. In an owned group it holds the pen; in a pool it is one of "
+        "several workers.",
+        InstanceState.DRAINING: "It takes no new calls, finishes those that run, hands over, and leaves.",
+        InstanceState.SUSPECTED_JOINING: "Silent, or its connection was lost, while it was joining.",
+        InstanceState.SUSPECTED_STANDBY: "Silent while it was a standby, or demoted while suspected. It is "
+        "passed over when a holder is chosen.",
+        InstanceState.SUSPECTED_ACTIVE: "Silent while it was active: the router is about to promote "
+        "another. Until then its writes are still good.",
+        InstanceState.SUSPECTED_DRAINING: "Silent while it was draining.",
+        InstanceState.LEFT: "It left in good order. Nothing is owed to it.",
+        InstanceState.REFUSED: "Its registration was not accepted; the record says why, for example a "
+        "contract that contradicts the one in use.",
+        InstanceState.LOST: "Given up. Should its process still live, it has to register anew; as a former "
+        "holder its writes are refused.",
+    },
+    events={
+        InstanceEvent.REGISTERED: Recorded("instance", "A new incarnation: its contract and resources."),
+        InstanceEvent.READY: Recorded("instance", "A member of an owned group has caught up with the log."),
+        InstanceEvent.JOINED_POOL: Recorded("instance", "A worker of a pool is ready for calls."),
+        InstanceEvent.REFUSED: Recorded("router", "The registration is not accepted."),
+        InstanceEvent.PROMOTED: Recorded("router", "It holds the pen from this epoch on."),
+        InstanceEvent.DEMOTED: Recorded(
+            "router", "Its epoch is over: another holds the pen, or nobody does."
+        ),
+        InstanceEvent.DRAINING: Recorded("instance", "It was asked to stop, by a signal or by an operator."),
+        InstanceEvent.LEFT: Recorded("instance", "Its last record."),
+        InstanceEvent.SUSPECTED: Recorded(
+            "router", "No pulse for too long, or the server saw it disconnect."
+        ),
+        InstanceEvent.RECOVERED: Recorded("router", "Its pulse is back."),
+        InstanceEvent.LOST: Recorded("router", "Suspected for so long that it is given up."),
+    },
+    drawings=(
+        Drawing(
+            sources=_UNSUSPECTED,
+            events=_FACTS,
+            caption="The life of an instance:",
+            anywhere=_REBIRTH,
+        ),
+        Drawing(sources=frozenset(InstanceState), events=_SUSPICION, caption="Suspicion:"),
+        Drawing(sources=SUSPECTED, events=_FACTS, caption="What is recorded under suspicion:"),
+    ),
+)
+
+_GROUP = Explained(
+    lifecycle=GROUP,
+    about="""\
+One owned group of a service: who may conclude its calls. Only the leading router records anything
+about it, by compare-and-set on the group's fence subject. So each record also moves the fence, and each
+`promoted` carries a new epoch.
+
+A handover that is called off, and a holder that turns out to be alive, need no events of their own: the
+instance is promoted again, with a new epoch.""",
+    states={
+        GroupState.VACANT: "No instance holds the pen, and none can be promoted. Calls are still accepted "
+        "and wait; a router may take the pen to conclude those that expire or are cancelled.",
+        GroupState.HELD: "One instance holds the pen, for one epoch. The normal state.",
+        GroupState.FAILING_OVER: "The holder is lost or hands over, and the next one is being promoted. "
+        "Calls wait. It should last milliseconds, or for a handover as long as the longest running call.",
+    },
+    events={
+        GroupEvent.PROMOTED: Recorded("router", "A holder and a new epoch; says why, and on what evidence."),
+        GroupEvent.REAFFIRMED: Recorded(
+            "router", "The latest record again, so that the fence does not age out of the log."
+        ),
+        GroupEvent.VACATED: Recorded(
+            "router", "No instance holds the pen from here on. Again when another router takes the pen."
+        ),
+        GroupEvent.HOLDER_LOST: Recorded("router", "The holder is taken to be dead or frozen."),
+        GroupEvent.HANDOVER_STARTED: Recorded("router", "The holder is about to hand over, as planned."),
+    },
+    drawings=(Drawing(sources=frozenset(GroupState), events=frozenset(GroupEvent)),),
+)
+
+_CALL = Explained(
+    lifecycle=CALL,
+    about="""\
+One call, from the moment its frame is in the log. The first record that leads to a final state is the
+call's outcome, for every reader and for ever: nothing leads out of a final state, and a later conclusion
+(pools can produce one) changes nothing.
+
+Only `once` methods are claimed before they run. The start of an `idempotent` or `pure` call is not
+recorded, so such a call goes from `accepted` or `retry_wait` straight to what came of the attempt.
+
+The pen holder is the active instance, the router while a group is vacant, or in a pool the worker that
+took the call.""",
+    states={
+        CallState.ACCEPTED: "In the log, without an outcome, and no claim is open on it.",
+        CallState.STARTED: "Claimed: from here on its `once` method may have run.",
+        CallState.RETRY_WAIT: "An attempt failed in a way that allows another, which is due later.",
+        CallState.IN_DOUBT: "Nobody can know whether its `once` method ran. It waits for the service's "
+        "`reconcile` hook, for evidence from the fenced instance, or for `aegis doubt resolve`.",
+        CallState.SUCCEEDED: "Final: the method returned; the result is in the log.",
+        CallState.FAILED: "Final: the method raised; the error is in the log.",
+        CallState.EXPIRED: "Final: its deadline passed before it started. It never ran.",
+        CallState.CANCELLED: "Final: cancelled on request. If it had been claimed, it may have run.",
+        CallState.DEAD_LETTERED: "Final: given up, with the reason. An operator can submit it again, as a "
+        "new call.",
+    },
+    events={
+        CallEvent.CLAIMED: Recorded("pen holder", "A `once` call is about to start."),
+        CallEvent.RETRY_SCHEDULED: Recorded("pen holder", "The attempt failed; when the next is due."),
+        CallEvent.RETRY_DUE: Recorded("pen holder", "The time of the next attempt has come."),
+        CallEvent.DOUBTED: Recorded("pen holder", "It was claimed in an earlier epoch and has no outcome."),
+        CallEvent.RESOLVED_NOT_EXECUTED: Recorded(
+            "pen holder", "The doubt is resolved: it certainly did not run, so it may run now."
+        ),
+        CallEvent.SUCCEEDED: Recorded("pen holder", "The method's result; from doubt, the result found out."),
+        CallEvent.FAILED: Recorded("pen holder", "The method's error; from doubt, the error found out."),
+        CallEvent.EXPIRED: Recorded("pen holder", "The deadline has passed."),
+        CallEvent.CANCELLED: Recorded("pen holder", "The client or an operator asked for it."),
+        CallEvent.DEAD_LETTERED: Recorded("pen holder", "Out of attempts, or an operator gave it up."),
+    },
+    drawings=(
+        Drawing(
+            sources=frozenset(CallState),
+            events=frozenset(
+                {
+                    CallEvent.CLAIMED,
+                    CallEvent.RETRY_SCHEDULED,
+                    CallEvent.RETRY_DUE,
+                    CallEvent.DOUBTED,
+                    CallEvent.RESOLVED_NOT_EXECUTED,
+                    CallEvent.SUCCEEDED,
+                    CallEvent.FAILED,
+                }
+            ),
+            caption="To an answer:",
+        ),
+        Drawing(
+            sources=frozenset(CallState),
+            events=frozenset({CallEvent.EXPIRED, CallEvent.CANCELLED, CallEvent.DEAD_LETTERED}),
+            caption="To an end without one:",
+        ),
+    ),
+)
+
+_ROUTER = Explained(
+    lifecycle=ROUTER,
+    about="""\
+One router process. Any number may run; at most one leads, by a compare-and-set append of its term. Calls
+go on while none does, only supervision and failover wait. A router that cannot trust its fold (it lost
+its place in the log, or a hash does not match) drops it and replays; if it was leading, another takes
+over.""",
+    states={
+        RouterState.REPLAYING: "It builds its fold, from a snapshot and the tail of the log. It "
+        "decides nothing.",
+        RouterState.FOLLOWING: "Its fold is current. It can take the lead at any moment.",
+        RouterState.LEADING: "It decides: promotions, suspicions, and what is owed to vacant groups.",
+        RouterState.STOPPED: "Final: the process is over.",
+    },
+    events={
+        RouterEvent.CAUGHT_UP: Recorded("no record", "Its fold has reached the end of the log."),
+        RouterEvent.TOOK_LEAD: Recorded("router", "Its append of the next term was the first."),
+        RouterEvent.LOST_LEAD: Recorded(
+            "next leader", "Another router's term is in the log, or it stood down."
+        ),
+        RouterEvent.LOST_PLACE: Recorded("no record", "Its fold cannot be continued."),
+        RouterEvent.STOPPED: Recorded("no record", "It was asked to stop; others notice its silence."),
+    },
+    drawings=(Drawing(sources=frozenset(RouterState), events=frozenset(RouterEvent)),),
+)
+
+GLOSSARY: tuple[Explained, ...] = (_INSTANCE, _GROUP, _CALL, _ROUTER)
+"""All lifecycles, explained, in the order of the documentation."""

@@ -1,0 +1,152 @@
+"""The streams of a namespace: their configuration, making them, checking them."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from aegisipc.eventstore.errors import LogMisconfigured, LogMissing, NoResponders, ServerUnsuitable
+from aegisipc.eventstore.jetstream import JetStreamLog
+from aegisipc.eventstore.jetstream_api import STREAM_NOT_FOUND, api_error, read_json
+from aegisipc.eventstore.nats.connection import Connection
+from aegisipc.eventstore.subjects import Subjects
+
+_API_TIMEOUT_S = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class LogOptions:
+    """How the log is kept. ``max_bytes`` and ``max_age_s`` of 0 mean no limit."""
+
+    replicas: int = 1
+    max_bytes: int = 0
+    max_age_s: float = 0
+    pulse_age_s: float = 3600
+    storage: Literal["file", "memory"] = "file"
+
+
+def log_config(subjects: Subjects, options: LogOptions) -> dict[str, Any]:
+    """Return the stream configuration of the log."""
+    return {
+        "name": subjects.stream,
+        "subjects": [subjects.everything],
+        "retention": "limits",
+        "discard": "new",
+        "storage": options.storage,
+        "num_replicas": options.replicas,
+        "max_bytes": options.max_bytes or -1,
+        "max_age": int(options.max_age_s * 1e9),
+        "deny_delete": True,
+        "deny_purge": True,
+        "allow_direct": True,
+        "duplicate_window": int(min(120.0, options.max_age_s or 120.0) * 1e9),
+    }
+
+
+def pulse_config(subjects: Subjects, options: LogOptions) -> dict[str, Any]:
+    """Return the stream configuration of the heartbeats."""
+    return {
+        "name": subjects.pulse_stream,
+        "subjects": [f"{subjects.pulse_root}.>"],
+        "retention": "limits",
+        "discard": "old",
+        "storage": options.storage,
+        "num_replicas": options.replicas,
+        "max_age": int(options.pulse_age_s * 1e9),
+        "max_bytes": 256 << 20,
+        "deny_delete": True,
+        "allow_direct": True,
+        "duplicate_window": int(min(120.0, options.pulse_age_s) * 1e9),
+    }
+
+
+async def create_log(
+    connection: Connection, subjects: Subjects, options: LogOptions = LogOptions()
+) -> JetStreamLog:
+    """Make the streams of the namespace where they are missing, and open the log.
+
+    Raises:
+        LogMisconfigured: a stream of that name exists with another configuration; it is left as it is.
+    """
+    await _ensure(connection, log_config(subjects, options))
+    await _ensure(connection, pulse_config(subjects, options))
+    return JetStreamLog(connection, subjects.stream)
+
+
+async def open_log(connection: Connection, subjects: Subjects) -> JetStreamLog:
+    """Open the log of a namespace that a router has made.
+
+    Raises:
+        LogMissing: there is none on this server.
+        LogMisconfigured: a stream of that name exists, but it cannot be an AegisIPC log.
+    """
+    found = await _info(connection, subjects.stream)
+    if found is None:
+        raise LogMissing(
+            f"cannot find the log of namespace {subjects.namespace!r} on this server: "
+            "start a router for it (aegis dev, or aegis router), or check the namespace",
+            namespace=subjects.namespace,
+        )
+    essential = {key: value for key, value in log_config(subjects, LogOptions()).items() if key in _ESSENTIAL}
+    _check(subjects.stream, essential, found)
+    return JetStreamLog(connection, subjects.stream)
+
+
+_ESSENTIAL = frozenset({"subjects", "retention", "discard", "deny_delete", "deny_purge"})
+
+
+async def _ensure(connection: Connection, wanted: dict[str, Any]) -> None:
+    name = wanted["name"]
+    found = await _info(connection, name)
+    if found is None:
+        answer = await connection.request(
+            f"$JS.API.STREAM.CREATE.{name}", json.dumps(wanted).encode(), timeout_s=_API_TIMEOUT_S
+        )
+        created = read_json(answer.payload)
+        if "error" not in created:
+            return
+        found = await _info(connection, name)  # another router may have made it in the meantime
+        if found is None:
+            raise api_error(created["error"], name)
+    _check(name, wanted, found)
+
+
+async def _info(connection: Connection, stream: str) -> dict[str, Any] | None:
+    try:
+        answer = await connection.request(f"$JS.API.STREAM.INFO.{stream}", b"", timeout_s=_API_TIMEOUT_S)
+    except NoResponders:
+        if connection.server.jetstream:
+            raise  # a cluster is electing a leader
+        raise ServerUnsuitable(
+            f"cannot keep a log on the server at {connection.server.url}: JetStream is off; start it with "
+            "--jetstream, or with a jetstream section in its configuration",
+            url=connection.server.url,
+        ) from None
+    info = read_json(answer.payload)
+    error = info.get("error")
+    if error is None:
+        config: dict[str, Any] = info["config"]
+        return config
+    if error.get("err_code") == STREAM_NOT_FOUND:
+        return None
+    raise api_error(error, stream)
+
+
+def _check(name: str, wanted: dict[str, Any], found: dict[str, Any]) -> None:
+    differences = {
+        key: {"wanted": value, "found": found.get(key)}
+        for key, value in wanted.items()
+        if (found.get(key) or _UNSET.get(key)) != (value or _UNSET.get(key))
+    }
+    if differences:
+        shown = "; ".join(f"{key} is {d['found']!r}, not {d['wanted']!r}" for key, d in differences.items())
+        raise LogMisconfigured(
+            f"cannot use stream {name!r}: it exists with another configuration ({shown}); "
+            "start with the options it was made with, or choose another namespace",
+            stream=name,
+            differences=differences,
+        )
+
+
+_UNSET = {"max_age": 0, "deny_delete": False, "deny_purge": False, "allow_direct": False}

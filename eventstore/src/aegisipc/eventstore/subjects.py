@@ -1,0 +1,177 @@
+"""Where things are: the subjects and streams of one namespace.
+
+Every log subject is ``aegis.<ns>.log.<service>.<group>.<kind>[.<who>]``. The writer's identity is the last
+token, so NATS permissions alone hold each role to its own writes, and every follower needs a single filter:
+
+===========================  ==============================================
+``log.<service>.<group>.>``  one member of a group
+``log.*.*.ha.*``             a client's routing table
+``log.>``                    a router
+===========================  ==============================================
+
+See ``docs/architecture.md`` for who writes what.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final, NamedTuple
+
+from aegisipc.eventstore.errors import InvalidName, MalformedPayload
+from aegisipc.eventstore.names import check_name
+
+ROUTER_SERVICE: Final = "_router"
+ROUTER_GROUP: Final = "_"
+GROUP_WHO: Final = "_group"
+WATCH_WHO: Final = "_watch"
+
+HA: Final = "ha"
+CALL: Final = "call"
+PEN: Final = "pen"
+EVIDENCE: Final = "evidence"
+TERM: Final = "term"
+SNAPSHOT: Final = "snapshot"
+
+_PULSE_SUFFIX: Final = "_PULSE"
+
+
+class Place(NamedTuple):
+    """What a log subject says: whose record this is. ``who`` is ``""`` where the kind has no writer token."""
+
+    service: str
+    group: str
+    kind: str
+    who: str
+
+
+class PulsePlace(NamedTuple):
+    """What a pulse subject says: ``kind`` is ``instance`` or ``router``."""
+
+    kind: str
+    id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Subjects:
+    """The subjects of one namespace. Build it with :func:`subjects_of`, which checks the name."""
+
+    namespace: str
+    log_root: str
+    pulse_root: str
+
+    @property
+    def stream(self) -> str:
+        """Name of the log's stream."""
+        return f"AEGIS_{self.namespace}"
+
+    @property
+    def pulse_stream(self) -> str:
+        """Name of the heartbeats' stream."""
+        return f"AEGIS_{self.namespace}{_PULSE_SUFFIX}"
+
+    @property
+    def everything(self) -> str:
+        """Filter: every record of the log."""
+        return f"{self.log_root}.>"
+
+    @property
+    def topology(self) -> str:
+        """Filter: registrations, promotions and the like of every group."""
+        return f"{self.log_root}.*.*.{HA}.*"
+
+    @property
+    def term(self) -> str:
+        """Leadership among routers (compare-and-set)."""
+        return f"{self.log_root}.{ROUTER_SERVICE}.{ROUTER_GROUP}.{TERM}"
+
+    def group(self, service: str, group: str) -> str:
+        """Filter: everything of one group."""
+        return f"{self.log_root}.{service}.{group}.>"
+
+    def of_kind(self, service: str, group: str, kind: str) -> str:
+        """Filter: all records of one kind in one group, whoever wrote them."""
+        return f"{self.log_root}.{service}.{group}.{kind}.*"
+
+    def fence(self, service: str, group: str) -> str:
+        """Promotions of the group; its last record is the fence (compare-and-set by the router)."""
+        return f"{self.log_root}.{service}.{group}.{HA}.{GROUP_WHO}"
+
+    def watch(self, service: str, group: str) -> str:
+        """What the router decided about the group's instances: admitted, refused, suspected, lost."""
+        return f"{self.log_root}.{service}.{group}.{HA}.{WATCH_WHO}"
+
+    def instance(self, service: str, group: str, instance: str) -> str:
+        """What an instance says of itself: registered, ready, draining, left."""
+        return f"{self.log_root}.{service}.{group}.{HA}.{instance}"
+
+    def call(self, service: str, group: str, client: str) -> str:
+        """Call frames of one client to one group."""
+        return f"{self.log_root}.{service}.{group}.{CALL}.{client}"
+
+    def pen(self, service: str, group: str, instance: str) -> str:
+        """Claims and conclusions, written by the holder of the group's pen."""
+        return f"{self.log_root}.{service}.{group}.{PEN}.{instance}"
+
+    def pulse(self, kind: str, who: str) -> str:
+        """Heartbeats of one instance or router."""
+        return f"{self.pulse_root}.{kind}.{who}"
+
+    def reply(self, client: str) -> str:
+        """Outcomes for one client (plain NATS, a hint)."""
+        return f"aegis.{self.namespace}.reply.{client}"
+
+    def ask(self, service: str, group: str) -> str:
+        """Questions about calls, answered by the holder of the pen (plain NATS)."""
+        return f"aegis.{self.namespace}.ask.{service}.{group}"
+
+    def api(self, verb: str) -> str:
+        """The router's request/reply interface (plain NATS)."""
+        return f"aegis.{self.namespace}.api.{verb}"
+
+    def parse(self, subject: str) -> Place:
+        """Read a log subject of this namespace.
+
+        Raises:
+            MalformedPayload: when the subject is not one of ours.
+        """
+        tokens = subject.split(".")
+        match tokens:
+            case ["aegis", self.namespace, "log", service, group, kind, who] if all(tokens):
+                return Place(service, group, kind, who)
+            case ["aegis", self.namespace, "log", service, group, kind] if all(tokens):
+                return Place(service, group, kind, "")
+            case _:
+                raise MalformedPayload(
+                    f"cannot read {subject!r}: not a log subject of namespace {self.namespace!r}"
+                )
+
+    def parse_pulse(self, subject: str) -> PulsePlace:
+        """Read a pulse subject of this namespace.
+
+        Raises:
+            MalformedPayload: when the subject is not one of ours.
+        """
+        match subject.split("."):
+            case ["aegis", self.namespace, "pulse", kind, who] if kind and who:
+                return PulsePlace(kind, who)
+            case _:
+                raise MalformedPayload(
+                    f"cannot read {subject!r}: not a pulse of namespace {self.namespace!r}"
+                )
+
+
+def subjects_of(namespace: str) -> Subjects:
+    """Return the subjects of `namespace`.
+
+    Raises:
+        InvalidName: when the namespace cannot be a subject token, or ends with ``_PULSE``.
+    """
+    check_name(namespace, "namespace")
+    if namespace.endswith(_PULSE_SUFFIX):  # its log would have the name of another namespace's heartbeats
+        raise InvalidName(
+            f"cannot use {namespace!r} as a namespace name: names that end with {_PULSE_SUFFIX!r} are taken "
+            "by the streams of heartbeats; choose another ending",
+            name=namespace,
+            what="namespace",
+        )
+    return Subjects(namespace, f"aegis.{namespace}.log", f"aegis.{namespace}.pulse")

@@ -1,0 +1,1 @@
+"""The router at work: follow, fold, decide, append."""

@@ -1,0 +1,258 @@
+"""A running router: the asyncio shell around the domain.
+
+It follows the log and the heartbeats, and while it leads, appends what the domain decides. Each step (load, decide, append) can be
+cut off by a crash: nothing is remembered but what is in the log.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import secrets
+import time
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import msgpack
+import structlog
+
+from aegisipc.eventstore.errors import (
+    AckUnknown,
+    AegisError,
+    LogFailed,
+    LogFull,
+    NoResponders,
+    NotConnected,
+    WrongSequence,
+)
+from aegisipc.eventstore.events import RouterResigned, encode_event
+from aegisipc.eventstore.jetstream import JetStreamLog
+from aegisipc.eventstore.lifecycles import ROUTER, RouterEvent
+from aegisipc.eventstore.lifecycles import RouterState as RouterPhase
+from aegisipc.eventstore.log import Expect, Following, Record, Start
+from aegisipc.eventstore.names import check_name
+from aegisipc.eventstore.nats.connection import Connection
+from aegisipc.eventstore.nats.message import Message
+from aegisipc.eventstore.nats.options import ConnectOptions
+from aegisipc.eventstore.nats.subscription import Subscription
+from aegisipc.eventstore.streams import LogOptions, create_log
+from aegisipc.eventstore.subjects import subjects_of
+from aegisipc.router.domain.decide import Decision, Policy, RouterIdentity, decide, elect, leads
+from aegisipc.router.domain.pulses import PulseBoard
+from aegisipc.router.domain.state import RouterState
+
+_log = structlog.get_logger("aegisipc.router")
+
+_PULSE_S: Final = 0.25
+_TICK_S: Final = 0.1
+_CATCH_UP_S: Final = 600.0
+_APPEND_TIMEOUT_S: Final = 2.0
+_UNREACHABLE: Final = (NotConnected, AckUnknown, NoResponders, LogFull, LogFailed)
+
+
+@dataclass(frozen=True, slots=True)
+class RouterOptions:
+    """How to run a router. ``id`` defaults to a made-up one; ``log`` says how the streams are made, if they are missing."""
+
+    url: str
+    namespace: str
+    id: str | None = None
+    log: LogOptions = field(default_factory=LogOptions)
+    policy: Policy = field(default_factory=Policy)
+
+
+class Router:
+    """One router process's router."""
+
+    def __init__(self, options: RouterOptions) -> None:
+        self.options = options
+        self.subjects = subjects_of(options.namespace)
+        identity = check_name(options.id, "router") if options.id else f"router-{secrets.token_hex(3)}"
+        self.me = RouterIdentity(identity, secrets.token_hex(8))
+        self.state = RouterState(self.subjects)
+        self.board = PulseBoard(self.subjects, gap_ms=options.policy.suspect_after_ms // 2)
+        self.phase = ROUTER.initial
+        self.decided = 0
+        self.refused = 0
+        self.replay_s = 0.0
+        self.failure: BaseException | None = None
+        self._wake = asyncio.Event()
+        self._connection: Connection | None = None
+        self._log: JetStreamLog | None = None
+        self._following: list[Following] = []
+        self._subscriptions: list[Subscription] = []
+        self._tasks: list[asyncio.Task[None]] = []
+
+    # -- life -----------------------------------------------------------------------------------------------------------
+
+    async def __aenter__(self) -> Router:
+        await self.start()
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self.stop()
+
+    async def start(self) -> None:
+        """Connect, make the streams where they are missing, and replay the log; returns when it follows.
+
+        Raises:
+            LogMisconfigured: the stream exists with another configuration.
+            NotConnected, BadCredentials, ServerUnsuitable: as the connection found it.
+        """
+        self._connection = await Connection.open(ConnectOptions(self.options.url, name=f"aegis:router:{self.me.id}"))
+        try:
+            await self._replay(self._connection)
+        except BaseException:
+            await self.stop()
+            raise
+        loop = asyncio.get_running_loop()
+        self._tasks = [
+            loop.create_task(self._pulse(), name="router pulse"),
+            loop.create_task(self._decide_for_ever(), name="router decide"),
+        ]
+
+    async def _replay(self, connection: Connection) -> None:
+        began = time.monotonic()
+        self._log = log = await create_log(connection, self.subjects, self.options.log)
+        bounds = await log.bounds()
+        pulses = JetStreamLog(connection, self.subjects.pulse_stream)
+        since = Start(time_ns=bounds.now_ns - self.options.policy.lost_after_ms * 1_000_000)
+        self.board.now_ns = self.board.floor_ns = bounds.now_ns
+        self._following = [
+            await pulses.follow([f"{self.subjects.pulse_root}.>"], self._on_pulse, start=since),
+            await log.follow([self.subjects.everything], self._on_record),
+        ]
+        self._subscriptions = [
+            await connection.subscribe(self.subjects.api("status"), self._on_status, queue="routers"),
+        ]
+        for following in self._following:
+            await following.caught_up(_CATCH_UP_S)
+        self.replay_s = time.monotonic() - began
+        self._move(RouterEvent.CAUGHT_UP)
+        _log.info("replayed", router=self.me.id, position=self.state.position, seconds=round(self.replay_s, 3))
+
+    async def stop(self) -> None:
+        """Resign if leading, and disconnect."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._tasks = []
+        if self._connection is not None:
+            if leads(self.state, self.me):
+                await self._resign()
+            for subscription in self._subscriptions:
+                await subscription.unsubscribe()
+            for following in self._following:
+                await following.stop()
+            await self._connection.close()
+            self._connection = None
+        if self.phase not in ROUTER.final:
+            self._move(RouterEvent.STOPPED)
+
+    async def _resign(self) -> None:
+        lead = self.state.topology.leadership
+        event = RouterResigned(term=lead.term, router=self.me.id, incarnation=self.me.incarnation)
+        with suppress(AegisError):
+            await self._append(Decision(self.subjects.term, event, lead.seq))
+
+    def _move(self, event: RouterEvent) -> None:
+        self.phase = ROUTER.require(self.phase, event)
+
+    # -- what comes in --------------------------------------------------------------------------------------------------
+
+    def _on_record(self, record: Record) -> None:
+        try:
+            if self.state.apply(record):
+                self._wake.set()
+        except BaseException as error:
+            self.failure = error
+            self._wake.set()
+            raise
+
+    def _on_pulse(self, record: Record) -> None:
+        self.board.apply(record)
+
+    # -- deciding -------------------------------------------------------------------------------------------------------
+
+    async def _decide_for_ever(self) -> None:
+        while self.failure is None:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_TICK_S):
+                    await self._wake.wait()
+            self._wake.clear()
+            await self._decide_once()
+
+    async def _decide_once(self) -> None:
+        policy = self.options.policy
+        leading = leads(self.state, self.me)
+        if leading != (self.phase is RouterPhase.LEADING):
+            self._move(RouterEvent.TOOK_LEAD if leading else RouterEvent.LOST_LEAD)
+            _log.info("leading" if leading else "following", router=self.me.id, term=self.state.topology.leadership.term)
+        if leading:
+            decisions = decide(self.state, self.board, self.me, policy, self.subjects)
+        else:
+            election = elect(self.state, self.board, self.me, policy, self.subjects)
+            decisions = [election] if election is not None else []
+        last_seq = 0
+        for decision in decisions:
+            try:
+                last_seq = max(last_seq, await self._append(decision))
+            except WrongSequence:
+                self.refused += 1  # another router was first, or our view is behind: read on, and decide anew
+            except _UNREACHABLE as error:
+                _log.warning("cannot_decide", router=self.me.id, error=error.message)
+                await asyncio.sleep(_TICK_S)
+                return
+        if last_seq:
+            with suppress(AckUnknown):
+                await self._following[1].reached(last_seq, _APPEND_TIMEOUT_S)
+
+    async def _append(self, decision: Decision) -> int:
+        if self._log is None:
+            raise NotConnected("cannot decide: the router has not started")
+        appended = await self._log.append(
+            decision.subject,
+            encode_event(decision.event),
+            expect=Expect(decision.expected_seq),
+            timeout_s=_APPEND_TIMEOUT_S,
+        )
+        self.decided += 1
+        _log.info("decided", type=decision.event.type, subject=decision.subject, seq=appended.seq)
+        return appended.seq
+
+    # -- what goes out --------------------------------------------------------------------------------------------------
+
+    async def _pulse(self) -> None:
+        subject = self.subjects.pulse("router", self.me.id)
+        while True:
+            report = {"incarnation": self.me.incarnation, "position": self.state.position, "phase": str(self.phase)}
+            if self._connection is not None:
+                with suppress(AegisError):
+                    self._connection.publish_nowait(subject, msgpack.packb(report))
+            await asyncio.sleep(_PULSE_S)
+
+    def _on_status(self, message: Message) -> None:
+        if message.reply and self._connection is not None:
+            with suppress(AegisError):
+                self._connection.publish_nowait(message.reply, json.dumps(self.status()).encode())
+
+    def status(self) -> dict[str, Any]:
+        """Return what this router knows beside the topology: open calls and heartbeats. JSON-ready."""
+        return {
+            "router": self.me.id,
+            "phase": str(self.phase),
+            "position": self.state.position,
+            "replay_s": round(self.replay_s, 3),
+            "decided": self.decided,
+            "refused": self.refused,
+            "open_calls": {f"{s}/{g}": len(calls.open) for (s, g), calls in sorted(self.state.calls.items())},
+            "pulses": {
+                "/".join(key): {"age_ms": max(0, self.board.now_ns - p.at_ns) // 1_000_000, **_shown(p.report)}
+                for key, p in sorted(self.board.instances.items())
+            },
+        }
+
+
+def _shown(report: dict[str, Any]) -> dict[str, Any]:
+    return {key: report.get(key) for key in ("running", "waiting", "open", "epoch", "incarnation")}

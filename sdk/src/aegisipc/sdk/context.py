@@ -1,0 +1,38 @@
+"""What a handler may know about the call it runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from aegisipc.eventstore.ids import format_call_id
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Context:
+    """The call that is being run. A handler gets it by annotating a parameter with ``Context``.
+
+    ``call_id`` is unique for ever and the same if the call is run again: use it as the client order id towards a venue.
+    ``epoch`` rises with every change of the active instance: use it as a fencing token towards whatever you write to.
+    ``resource_id`` is ``None`` for calls that keep no order.
+    """
+
+    service: str
+    group: str
+    instance: str
+    method: str
+    client: str
+    resource_id: str | None
+    epoch: int
+    raw_call_id: bytes = field(repr=False)
+    deadline_ns: int = field(repr=False)
+    clock: Callable[[], int] = field(repr=False)
+
+    @property
+    def call_id(self) -> str:
+        """The call's id, as ``client.attach`` takes it."""
+        return format_call_id(self.raw_call_id)
+
+    def remaining_s(self) -> float:
+        """Seconds until the caller's deadline, on the server's clock; negative once it has passed."""
+        return (self.deadline_ns - self.clock()) / 1e9

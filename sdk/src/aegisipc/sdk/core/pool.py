@@ -1,0 +1,303 @@
+"""The core of one worker of a pool: it takes frames it is handed, runs their calls, and writes the outcomes.
+
+Many workers may write here, and a frame may be handed out twice, so the log decides: the first conclusion of a call counts, the
+first claim of a ``once`` call counts. A worker replies, or starts what it claimed, only after it has seen its own record come back as
+the first on the log it follows. A frame is acknowledged when every call in it has a durable conclusion.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, OrderedDict, defaultdict, deque
+from collections.abc import Mapping, Sequence
+from typing import Final, NamedTuple
+
+from aegisipc.eventstore.calls import OpenCall, Sessions
+from aegisipc.eventstore.errors import MalformedPayload
+from aegisipc.eventstore.events import Effect
+from aegisipc.eventstore.frames import MAX_ENTRIES, CallFrame, Mark, PenEntry, PenFrame, decode_pen, encode_pen
+from aegisipc.eventstore.ids import CallId
+from aegisipc.eventstore.log import Record
+from aegisipc.eventstore.subjects import HA, PEN, Place, Subjects
+from aegisipc.eventstore.topology import InstanceView, Topology
+from aegisipc.sdk.core.member import Fact, Identity, Start
+
+MAX_SEEN: Final = 200_000
+"""Calls whose latest known fact is remembered; older ones are looked up in the log when they are handed out again."""
+
+
+class Known(NamedTuple):
+    """The fact that counts for a call so far: its claim, or its conclusion; who wrote it, and where."""
+
+    mark: Mark
+    writer: str
+    seq: int
+    body: bytes | None = None
+
+
+class Written(NamedTuple):
+    """A pen frame on its way."""
+
+    payload: bytes
+    record_id: str
+
+
+class Delivery:
+    """One call frame that was handed to this worker and is not acknowledged yet."""
+
+    __slots__ = ("open", "token")
+
+    def __init__(self, token: str, open_calls: set[CallId]) -> None:
+        self.token = token
+        self.open = open_calls
+
+
+class PoolWorker:
+    """State of one worker. Times are nanoseconds on the server's clock."""
+
+    def __init__(
+        self,
+        identity: Identity,
+        effects: Mapping[str, Effect],
+        subjects: Subjects,
+        *,
+        max_running: int,
+        max_frame_bytes: int,
+    ) -> None:
+        self.identity = identity
+        self.topology = Topology(subjects)
+        self.is_draining = False
+        self.running = 0
+        self.deliveries: dict[int, Delivery] = {}
+        self.seen: OrderedDict[CallId, Known] = OrderedDict()
+        self._effects = effects
+        self._subjects = subjects
+        self._max_running = max_running
+        self._max_frame_bytes = max_frame_bytes
+        self._sessions = Sessions()
+        self._number = 0
+        self._calls: dict[CallId, OpenCall] = {}
+        self._frame_of: dict[CallId, int] = {}
+        self._ready: deque[OpenCall] = deque()
+        self._claiming: set[CallId] = set()
+        self._facts: deque[Fact] = deque()
+        self._in_flight = False
+        self._unanswered = 0
+        self._starts: list[Start] = []
+        self.anomalies: Counter[str] = Counter()
+        self._replies: list[tuple[str, tuple[CallId, int, bytes | None]]] = []
+        self._acks: list[str] = []
+
+    # -- what it knows --------------------------------------------------------------------------------------------------
+
+    @property
+    def me(self) -> InstanceView | None:
+        """This instance as the log tells it; ``None`` before this incarnation's registration was folded."""
+        found = self.topology.instance(self.identity.service, self.identity.group, self.identity.instance)
+        return found if found is not None and found.incarnation == self.identity.incarnation else None
+
+    @property
+    def waiting(self) -> int:
+        """How many calls wait here for a free slot."""
+        return len(self._ready)
+
+    @property
+    def is_quiet(self) -> bool:
+        """Nothing runs, and everything written came back from the log."""
+        return self.running == 0 and not self._facts and not self._in_flight and self._unanswered == 0
+
+    @property
+    def wants(self) -> int:
+        """How many more frames to ask for: an idle worker asks first, a full one not at all."""
+        load = self.running + len(self._ready)
+        if self.is_draining or load >= self._max_running:
+            return 0
+        return 2 if load < self._max_running // 2 else 1
+
+    # -- what happens ---------------------------------------------------------------------------------------------------
+
+    def on_record(self, record: Record, now_ns: int) -> None:
+        """Fold a record of the pool's log: its instances, and what was claimed and concluded."""
+        place = self._subjects.parse(record.subject)
+        if place.kind == HA:
+            self.topology.apply(record, place)
+        elif place.kind == PEN:
+            self._on_pen(record, place)
+            self._pump(now_ns)
+
+    def on_frame(
+        self, token: str, record: Record, frame: CallFrame, known: Mapping[CallId, Known], now_ns: int
+    ) -> None:
+        """Take a call frame that was handed out; `known` is what the log says of its calls, if it had to be looked up."""
+        again = self.deliveries.get(record.seq)
+        if again is not None:  # handed out again while it is in work: only the newest token can acknowledge it
+            again.token = token
+            return
+        client = self._subjects.parse(record.subject).who
+        delivery = Delivery(token, set())
+        self.deliveries[record.seq] = delivery
+        for entry, body in zip(frame.entries, frame.bodies, strict=True):
+            deadline_ns = record.timestamp_ns + entry.timeout_ms * 1_000_000
+            call = OpenCall(entry.call_id, client, entry.method, entry.resource, record.seq, deadline_ns, body)
+            self._take(call, delivery, self.seen.get(entry.call_id) or known.get(entry.call_id))
+        self._close(record.seq, delivery)
+        self._pump(now_ns)
+
+    def _take(self, call: OpenCall, delivery: Delivery, known: Known | None) -> None:
+        if known is not None and known.mark is not Mark.CLAIMED:
+            return  # concluded: nothing is left to do
+        delivery.open.add(call.call_id)
+        self._frame_of[call.call_id] = call.seq
+        if known is None:
+            self._calls[call.call_id] = call
+            self._ready.append(call)
+        elif not self._is_alive(known):
+            self._calls[call.call_id] = call
+            self._conclude(Fact(Mark.IN_DOUBT, call, None))
+
+    def _is_alive(self, claim: Known) -> bool:
+        """Whether the run of the instance that made this claim still lives: then the call is in its hands."""
+        claimer = self.topology.instance(self.identity.service, self.identity.group, claim.writer)
+        return claimer is not None and claimer.is_live and claimer.registered_seq < claim.seq
+
+    def on_finished(self, start: Start, mark: Mark, body: bytes | None, now_ns: int) -> None:
+        """Take the outcome of a call that ran."""
+        self.running -= 1
+        self._conclude(Fact(mark, start.call, body))
+        self._pump(now_ns)
+
+    def on_tick(self, now_ns: int) -> None:
+        """Conclude what expired while it waited."""
+        if any(call.deadline_ns <= now_ns for call in self._ready):
+            waiting, self._ready = self._ready, deque()
+            for call in waiting:
+                if call.deadline_ns <= now_ns:
+                    self._conclude(Fact(Mark.EXPIRED, call, None))
+                else:
+                    self._ready.append(call)
+
+    def drain(self) -> None:
+        """Start nothing more; frames that were not begun are left for other workers."""
+        self.is_draining = True
+        self._ready.clear()
+
+    # -- what to do -----------------------------------------------------------------------------------------------------
+
+    def take_starts(self) -> list[Start]:
+        """Return the calls to run now; each is given once."""
+        starts, self._starts = self._starts, []
+        return starts
+
+    def take_replies(self) -> dict[str, list[tuple[CallId, int, bytes | None]]]:
+        """Return, per client, the outcomes that are now certain."""
+        by_client: dict[str, list[tuple[CallId, int, bytes | None]]] = defaultdict(list)
+        for client, outcome in self._replies:
+            by_client[client].append(outcome)
+        self._replies = []
+        return by_client
+
+    def take_acks(self) -> list[str]:
+        """Return the tokens of frames that are done with."""
+        acks, self._acks = self._acks, []
+        return acks
+
+    def next_frame(self) -> Written | None:
+        """Return what to write next, or ``None``."""
+        if not self._facts or self._in_flight:
+            return None
+        facts: list[Fact] = []
+        size = 0
+        while self._facts and len(facts) < MAX_ENTRIES:
+            size += 32 + len(self._facts[0].body or b"")
+            if facts and size > self._max_frame_bytes:
+                break
+            facts.append(self._facts.popleft())
+        self._number += 1
+        self._in_flight = True
+        self._unanswered += 1
+        frame = PenFrame(
+            self.identity.session,
+            self._number,
+            0,
+            [PenEntry(fact.mark, fact.call.call_id) for fact in facts],
+            [fact.body for fact in facts],
+        )
+        return Written(encode_pen(frame), f"{self.identity.session:x}.{self.identity.instance}.{self._number}")
+
+    def on_acked(self) -> None:
+        """The frame is durable. What counts is decided when it comes back."""
+        self._in_flight = False
+
+    def answer(self, call_ids: Sequence[CallId]) -> list[tuple[CallId, int, bytes | None]]:
+        """Return the recorded outcomes of those calls that are still remembered here."""
+        found = ((call_id, self.seen.get(call_id)) for call_id in call_ids)
+        return [(call_id, int(k.mark), k.body) for call_id, k in found if k is not None and k.mark is not Mark.CLAIMED]
+
+    # -- the log's word -------------------------------------------------------------------------------------------------
+
+    def _on_pen(self, record: Record, place: Place) -> None:
+        try:
+            frame = decode_pen(record.payload)
+        except MalformedPayload:
+            self.anomalies["malformed"] += 1
+            return
+        if not self._sessions.is_new(record.subject, frame.session, frame.number):
+            return
+        mine = place.who == self.identity.instance and frame.session == self.identity.session
+        if mine:
+            self._unanswered -= 1
+        for (mark, call_id), body in zip(frame.entries, frame.bodies, strict=True):
+            before = self.seen.get(call_id)
+            if before is not None and (before.mark is not Mark.CLAIMED or mark is Mark.CLAIMED):
+                if mine and mark is Mark.CLAIMED:
+                    self._abandon(call_id)  # another worker's claim was first
+                continue
+            self._remember(call_id, Known(mark, place.who, record.seq, body))
+            if mark is not Mark.CLAIMED:
+                self._settle(call_id, (call_id, int(mark), body), mine=mine)
+            elif mine and call_id in self._claiming:
+                self._claiming.discard(call_id)
+                self._starts.append(Start(self._calls[call_id], 0))
+
+    def _remember(self, call_id: CallId, known: Known) -> None:
+        self.seen[call_id] = known
+        if len(self.seen) > MAX_SEEN:
+            self.seen.popitem(last=False)
+
+    def _settle(self, call_id: CallId, outcome: tuple[CallId, int, bytes | None], *, mine: bool) -> None:
+        call = self._calls.pop(call_id, None)
+        if call is not None and mine:
+            self._replies.append((call.client, outcome))
+        seq = self._frame_of.pop(call_id, 0)
+        delivery = self.deliveries.get(seq)
+        if delivery is not None:
+            delivery.open.discard(call_id)
+            self._close(seq, delivery)
+
+    def _abandon(self, call_id: CallId) -> None:
+        if call_id in self._claiming:
+            self._claiming.discard(call_id)
+            self.running -= 1
+            del self._calls[call_id]  # its frame stays open here until the other worker's conclusion comes by
+
+    def _close(self, seq: int, delivery: Delivery) -> None:
+        if not delivery.open:
+            del self.deliveries[seq]
+            self._acks.append(delivery.token)
+
+    def _conclude(self, fact: Fact) -> None:
+        self._facts.append(fact)
+
+    def _pump(self, now_ns: int) -> None:
+        while self._ready and self.running < self._max_running and not self.is_draining:
+            call = self._ready.popleft()
+            if call.call_id not in self._calls:  # another worker concluded it while it waited here
+                continue
+            if call.deadline_ns <= now_ns:
+                self._conclude(Fact(Mark.EXPIRED, call, None))
+                continue
+            self.running += 1
+            if self._effects.get(call.method, Effect.PURE) is Effect.ONCE:
+                self._claiming.add(call.call_id)
+                self._facts.append(Fact(Mark.CLAIMED, call, None))
+            else:
+                self._starts.append(Start(call, 0))

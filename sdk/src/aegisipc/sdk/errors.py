@@ -1,0 +1,178 @@
+"""What a caller can be told, and what a handler can say.
+
+::
+
+    AegisError                      (see also aegisipc.eventstore.errors)
+    ├── NoRoute                     no such service, method or resource; nothing was accepted
+    ├── NotConnected                no server; the call was certainly not accepted
+    ├── Overloaded                  a bound was reached; the call was certainly not accepted
+    ├── PayloadTooLarge             the arguments are over the limit; nothing was sent
+    ├── ResourceConflict            an instance names a resource that another group holds
+    ├── ContractConflict            an instance offers other methods than its service has
+    ├── ServiceDefinitionError      a service or stub that cannot be used as written
+    └── CallError                   about one call; ``call_id`` says which
+        ├── CallTimeout             no outcome in time; it may still come: attach(call_id)
+        ├── CallExpired             its deadline passed before it started: it certainly never ran
+        ├── CallInDoubt             it may have run, and nobody can know yet
+        ├── CallUnknown             the log does not know this call
+        └── CallFailed              it has an outcome, and that is an error
+            ├── InvalidArguments    the arguments do not fit the method; ``errors`` names the fields
+            └── RemoteError         the handler raised, or its result does not fit; ``code`` says what
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from aegisipc.eventstore.errors import (
+    AckUnknown,
+    AegisError,
+    BadCredentials,
+    InvalidName,
+    LogFull,
+    LogMissing,
+    NotConnected,
+    NotEncodable,
+    Overloaded,
+    PayloadTooLarge,
+    ServerUnsuitable,
+)
+
+__all__ = [
+    "AckUnknown",
+    "AegisError",
+    "BadCredentials",
+    "CallError",
+    "CallExpired",
+    "CallFailed",
+    "CallInDoubt",
+    "CallTimeout",
+    "CallUnknown",
+    "ContractConflict",
+    "InvalidArguments",
+    "InvalidName",
+    "LogFull",
+    "LogMissing",
+    "NoRoute",
+    "NotConnected",
+    "NotEncodable",
+    "Overloaded",
+    "PayloadTooLarge",
+    "RemoteError",
+    "ResourceConflict",
+    "ServerUnsuitable",
+    "ServiceDefinitionError",
+    "ServiceError",
+]
+
+
+class NoRoute(AegisError):
+    """The call cannot be routed. Fields as known: ``service``, ``method``, ``resource``."""
+
+    code = "no_route"
+
+
+class ResourceConflict(AegisError):
+    """A resource belongs to another group. Fields: ``resource``, ``group`` (its holder), ``requested_by``."""
+
+    code = "resource_conflict"
+
+
+class ContractConflict(AegisError):
+    """The methods differ from those the service's live instances offer. Field: ``differences``."""
+
+    code = "contract_conflict"
+
+
+class InstanceRefused(AegisError):
+    """The router refused an instance for a reason this version has no class for."""
+
+    code = "instance_refused"
+
+
+class ServiceDefinitionError(AegisError):
+    """A service, method or stub cannot be used as written; raised where it is defined."""
+
+    code = "service_definition"
+
+
+class CallError(AegisError):
+    """Root of the errors about one call. Field: ``call_id``, in its text form."""
+
+    code = "call_error"
+
+
+class CallTimeout(CallError):
+    """No outcome in time. The call may have run or may run yet; ``client.attach(call_id)`` waits for its outcome."""
+
+    code = "call_timeout"
+
+
+class CallExpired(CallError):
+    """The deadline passed before the call could start: it certainly never ran, and never will."""
+
+    code = "call_expired"
+
+
+class CallInDoubt(CallError):
+    """The call was started by an instance that is gone: nobody can know whether it ran. It is not run again."""
+
+    code = "call_in_doubt"
+
+
+class CallUnknown(CallError):
+    """The log holds no call of that id: it was never accepted, or the log no longer reaches back that far."""
+
+    code = "call_unknown"
+
+
+class CallFailed(CallError):
+    """The call has an outcome: an error."""
+
+    code = "call_failed"
+
+
+class InvalidArguments(CallFailed):
+    """The arguments do not fit the method. Field: ``errors``, a list of ``{"field", "message", "type"}``."""
+
+    code = "invalid_arguments"
+
+
+class RemoteError(CallFailed):
+    """The handler raised. Fields: ``code``, ``message``, and whatever details it gave."""
+
+    def __init__(self, message: str, *, code: str, call_id: str, details: Mapping[str, Any] | None = None) -> None:
+        super().__init__(message, call_id=call_id, remote_code=code, **dict(details or {}))
+        self.code = code  # type: ignore[misc]  # the class's code is the default; here it is the handler's own
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Keep everything when pickled."""
+        details = dict(self.details)
+        call_id, code = details.pop("call_id"), details.pop("remote_code")
+        return (_rebuild_remote, (self.message, code, call_id, details))
+
+
+def _rebuild_remote(message: str, code: str, call_id: str, details: dict[str, Any]) -> RemoteError:
+    return RemoteError(message, code=code, call_id=call_id, details=details)
+
+
+class ServiceError(Exception):
+    """Raise this in a handler to refuse a call for a reason of the business: the caller gets it as a ``RemoteError``.
+
+    ``code`` is a stable name for programs, ``message`` is for people, keyword arguments become the details::
+
+        raise ServiceError("insufficient_funds", "the order needs 1000.00", missing=Decimal("12.50"))
+
+    Subclasses may fix ``code`` as a class attribute and take the message alone.
+    """
+
+    code: ClassVar[str] = "service_error"
+
+    def __init__(self, code: str, message: str | None = None, **details: Any) -> None:
+        if message is None:
+            code, message = type(self).code, code
+        super().__init__(message)
+        self.code = code  # type: ignore[misc]  # an instance may carry a code of its own
+        self.message = message
+        self.details = details

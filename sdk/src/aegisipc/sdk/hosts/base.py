@@ -1,0 +1,123 @@
+"""What every host has: an identity, a place in the log, and its own registration as the log tells it."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from aegisipc.eventstore.clock import ServerClock
+from aegisipc.eventstore.errors import AckUnknown, AegisError
+from aegisipc.eventstore.jetstream import JetStreamLog
+from aegisipc.eventstore.nats.connection import Connection
+from aegisipc.eventstore.subjects import Subjects
+from aegisipc.eventstore.topology import InstanceView
+from aegisipc.sdk.core.member import Identity
+from aegisipc.sdk.service import Service
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """Where an instance lives: its connection, its log, and the server's clock as seen from here."""
+
+    connection: Connection
+    log: JetStreamLog
+    subjects: Subjects
+    clock: ServerClock
+
+    def now_ns(self) -> int:
+        """Return the server's time, in Unix nanoseconds, as estimated."""
+        return self.clock.now_ns(time.monotonic_ns())
+
+    def observe(self, timestamp_ns: int) -> None:
+        """Take in a message's timestamp."""
+        self.clock.observe(timestamp_ns, time.monotonic_ns())
+
+
+async def open_site(connection: Connection, log: JetStreamLog, subjects: Subjects) -> Site:
+    """Build a site; reads the server's clock once.
+
+    Raises:
+        LogMissing, NotConnected, AckUnknown: as the log's ``bounds``.
+    """
+    bounds = await log.bounds()
+    return Site(connection, log, subjects, ServerClock(bounds.now_ns, time.monotonic_ns()))
+
+
+class Signal:
+    """Something moved: wakes whoever waits for a condition."""
+
+    def __init__(self) -> None:
+        self._event = asyncio.Event()
+
+    def notify(self) -> None:
+        """Wake all waiters; they look again."""
+        self._event.set()
+        self._event = asyncio.Event()
+
+    async def until(self, true: Callable[[], bool], timeout_s: float, what: str) -> None:
+        """Wait until `true()`.
+
+        Raises:
+            AckUnknown: when that took longer than `timeout_s`; `what` completes "cannot …".
+        """
+        try:
+            async with asyncio.timeout(timeout_s):
+                while not true():
+                    await self._event.wait()
+        except TimeoutError:
+            raise AckUnknown(f"cannot {what} within {timeout_s:g} s") from None
+
+
+class Host(Protocol):
+    """Runs the calls of one incarnation of an instance."""
+
+    signal: Signal
+    failure: BaseException | None
+
+    @property
+    def me(self) -> InstanceView | None:
+        """This incarnation as the log tells it."""
+        ...
+
+    @property
+    def is_quiet(self) -> bool:
+        """Nothing runs here and everything that ran is in the log."""
+        ...
+
+    def pulse(self) -> dict[str, Any]:
+        """What a heartbeat tells beside the identity."""
+        ...
+
+    async def start(self) -> None:
+        """Follow the log to its end."""
+        ...
+
+    def drain(self) -> None:
+        """Start nothing more."""
+        ...
+
+    async def stop(self) -> None:
+        """Let go of everything, at once."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class HostParts:
+    """What a host is made of."""
+
+    site: Site
+    service: Service
+    identity: Identity
+
+
+def max_body_bytes(log: JetStreamLog) -> int:
+    """Largest result that certainly fits in a frame."""
+    return log.max_record_bytes - 16 * 1024
+
+
+def describe(error: BaseException) -> str:
+    """Return the text of an error for a log line."""
+    return error.message if isinstance(error, AegisError) else f"{type(error).__name__}: {error}"

@@ -1,0 +1,336 @@
+"""Running an instance of a service: connect, join, serve, leave.
+
+An instance joins its group (or pool) by registering in the log and waiting for the router's word. It pulses while it lives. If the
+router takes it for lost while it is alive, it comes back as a new incarnation of the same id.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+import signal
+import socket
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import msgpack
+import structlog
+
+from aegisipc.eventstore.errors import AckUnknown, AegisError, LogFull, NoResponders, NotConnected
+from aegisipc.eventstore.events import (
+    ErrorInfo,
+    Event,
+    InstanceDraining,
+    InstanceLeft,
+    InstanceReady,
+    InstanceRegistered,
+    encode_event,
+)
+from aegisipc.eventstore.ids import SESSION_BITS
+from aegisipc.eventstore.lifecycles import InstanceState
+from aegisipc.eventstore.names import POOL_GROUP, check_name, check_resource, default_group
+from aegisipc.eventstore.nats.connection import Connection
+from aegisipc.eventstore.nats.options import ConnectOptions
+from aegisipc.eventstore.streams import open_log
+from aegisipc.eventstore.subjects import subjects_of
+from aegisipc.sdk.connect_options import resolve_namespace, resolve_url
+from aegisipc.sdk.core.member import Identity
+from aegisipc.sdk.errors import ContractConflict, InstanceRefused, ResourceConflict, ServiceDefinitionError
+from aegisipc.sdk.hosts.base import Host, HostParts, Site, describe, open_site
+from aegisipc.sdk.hosts.owned import OwnedHost
+from aegisipc.sdk.hosts.pool import PoolHost
+from aegisipc.sdk.service import Service
+from aegisipc.sdk.version import VERSION
+
+_log = structlog.get_logger("aegisipc.instance")
+
+_RETRY_S: Final = 0.1
+_REFUSALS: Final[dict[str, type[AegisError]]] = {
+    ResourceConflict.code: ResourceConflict,
+    ContractConflict.code: ContractConflict,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class InstanceOptions:
+    """How to run an instance.
+
+    ``url`` and ``namespace`` default to ``AEGIS_URL`` and ``AEGIS_NAMESPACE``. With ``resources`` the instance joins the
+    group that serves them (``group`` names it, else the resources do); without, it joins the service's pool. ``instance`` is its
+    id, else one is made up. ``pulse_ms`` is the time between heartbeats, ``join_timeout_s`` how long to wait for a router,
+    ``drain_timeout_s`` how long running calls may take to end when the instance stops.
+    """
+
+    url: str | None = None
+    namespace: str | None = None
+    group: str | None = None
+    resources: tuple[str, ...] = ()
+    instance: str | None = None
+    pulse_ms: int = 250
+    join_timeout_s: float = 30.0
+    drain_timeout_s: float = 30.0
+    on_ready: Callable[[Instance], None] | None = field(default=None, repr=False)
+
+
+class Instance:
+    """One instance of a service in this process.
+
+    ``async with`` joins and leaves; :meth:`run` also serves until :meth:`request_stop`.
+    """
+
+    def __init__(self, service: Service, options: InstanceOptions) -> None:
+        if not service.methods:
+            raise ServiceDefinitionError(f"cannot run service {service.name!r}: it has no methods; add some with @service.method")
+        self.service = service
+        self.options = options
+        self.resources = tuple(sorted({check_resource(resource) for resource in options.resources}))
+        if options.group is not None and not self.resources:
+            raise ServiceDefinitionError(
+                f"cannot join group {options.group!r} without resources: name those it serves (--resource), "
+                "or leave the group out to join the pool"
+            )
+        self.group = check_name(options.group, "group") if options.group else default_group(self.resources)
+        self.id = check_name(options.instance or f"{service.name[:40]}-{secrets.token_hex(3)}", "instance")
+        self.subjects = subjects_of(resolve_namespace(options.namespace))
+        self._stop = asyncio.Event()
+        self._connection: Connection | None = None
+        self._site: Site | None = None
+        self._host: Host | None = None
+        self._identity: Identity | None = None
+        self._pulser: asyncio.Task[None] | None = None
+
+    # -- life -----------------------------------------------------------------------------------------------------------
+
+    async def __aenter__(self) -> Instance:
+        await self.start()
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await self.stop()
+
+    async def run(self) -> None:
+        """Join, serve until :meth:`request_stop` is called, drain and leave.
+
+        Raises:
+            ResourceConflict, ContractConflict: the router refused the instance.
+            LogMissing, NotConnected, BadCredentials, ServerUnsuitable: as the connection found it.
+        """
+        await self.start()
+        try:
+            await self.serve()
+        finally:
+            await self.stop()
+
+    def request_stop(self) -> None:
+        """Ask :meth:`run` to drain and return. Idempotent; callable from a signal handler of the loop."""
+        self._stop.set()
+        if self._host is not None:
+            self._host.signal.notify()
+
+    async def start(self) -> None:
+        """Connect and join; returns when calls can be taken."""
+        url = resolve_url(self.options.url)
+        self._connection = await Connection.open(ConnectOptions(url, name=f"aegis:{self.service.name}:{self.id}"))
+        try:
+            log = await open_log(self._connection, self.subjects)
+            self._site = await open_site(self._connection, log, self.subjects)
+            await self._join()
+        except BaseException:
+            await self._close()
+            raise
+        if self.options.on_ready is not None:
+            self.options.on_ready(self)
+
+    async def serve(self) -> None:
+        """Serve until asked to stop; rejoin as a new incarnation when taken for lost."""
+        while not self._stop.is_set():
+            host = self._joined_host()
+            await host.signal.until(lambda: self._stop.is_set() or self._is_over(host), float("inf"), "serve")
+            if self._stop.is_set():
+                return
+            if host.failure is not None:
+                _log.error("host_failed", instance=self.id, error=describe(host.failure))
+            else:
+                _log.warning("taken_for_lost", instance=self.id, state=str(host.me.state) if host.me else "unknown")
+            await self._leave_host()
+            await self._rejoin()
+
+    async def stop(self) -> None:
+        """Drain, leave and disconnect. What does not end within ``drain_timeout_s`` stays open in the log."""
+        host = self._host
+        try:
+            if host is not None and not self._is_over(host):
+                await self._drain(host)
+        finally:
+            await self._close()
+
+    # -- joining --------------------------------------------------------------------------------------------------------
+
+    async def _join(self) -> None:
+        site = self._opened_site()
+        self._identity = Identity(
+            self.service.name, self.group, self.id, secrets.token_hex(8), secrets.randbits(SESSION_BITS)
+        )
+        parts = HostParts(site, self.service, self._identity)
+        self._host = host = PoolHost(parts) if self.group == POOL_GROUP else OwnedHost(parts)
+        await host.start()
+        await self._say(self._registration(self._identity))
+        self._pulser = asyncio.get_running_loop().create_task(self._pulse(), name=f"pulse {self.id}")
+        await host.signal.until(
+            lambda: host.me is not None and (host.me.admitted or not host.me.is_live),
+            self.options.join_timeout_s,
+            f"join service {self.service.name!r}: no router answered; start one (aegis router, or aegis dev), or wait longer: "
+            "nobody admitted the instance",
+        )
+        if host.me is not None and host.me.refusal is not None:
+            raise _refusal(host.me.refusal)
+        await self._say(InstanceReady(incarnation=self._identity.incarnation))
+        await host.signal.until(
+            lambda: host.me is not None and host.me.state is not InstanceState.JOINING,
+            self.options.join_timeout_s,
+            "read back that the instance is ready",
+        )
+        _log.info("joined", service=self.service.name, group=self.group, instance=self.id)
+
+    async def _rejoin(self) -> None:
+        while not self._stop.is_set():
+            try:
+                await self._join()
+            except AegisError as error:
+                _log.warning("rejoin_failed", instance=self.id, error=describe(error))
+                await self._leave_host()
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(self._stop.wait(), 1.0)
+            else:
+                return
+
+    def _registration(self, identity: Identity) -> InstanceRegistered:
+        return InstanceRegistered(
+            incarnation=identity.incarnation,
+            mode="pool" if self.group == POOL_GROUP else "owned",
+            resources=self.resources,
+            contract=self.service.contract,
+            host=socket.gethostname(),
+            pid=os.getpid(),
+            version=VERSION,
+        )
+
+    @staticmethod
+    def _is_over(host: Host) -> bool:
+        return host.failure is not None or (host.me is not None and not host.me.is_live)
+
+    # -- leaving --------------------------------------------------------------------------------------------------------
+
+    async def _drain(self, host: Host) -> None:
+        identity = self._joined_identity()
+        with suppress(AegisError):
+            await self._say(InstanceDraining(incarnation=identity.incarnation, cause="stop requested"), patience_s=2.0)
+        host.drain()
+        try:
+            await host.signal.until(lambda: host.is_quiet, self.options.drain_timeout_s, "finish the running calls")
+        except AckUnknown as error:
+            _log.warning("drain_incomplete", instance=self.id, error=describe(error))
+        with suppress(AegisError):
+            await self._say(InstanceLeft(incarnation=identity.incarnation, cause="stop requested"), patience_s=2.0)
+
+    async def _leave_host(self) -> None:
+        if self._pulser is not None:
+            self._pulser.cancel()
+            await asyncio.gather(self._pulser, return_exceptions=True)
+            self._pulser = None
+        if self._host is not None:
+            await self._host.stop()
+            self._host = None
+
+    async def _close(self) -> None:
+        await self._leave_host()
+        if self._connection is not None:
+            await self._connection.close()
+            self._connection = None
+
+    # -- talking --------------------------------------------------------------------------------------------------------
+
+    async def _say(self, event: Event, *, patience_s: float | None = None) -> None:
+        """Append an event about this instance; the same record is sent again until it is stored."""
+        site, identity = self._opened_site(), self._joined_identity()
+        subject = site.subjects.instance(identity.service, identity.group, identity.instance)
+        record_id = f"{identity.incarnation}.{event.type}"
+
+        async def attempt() -> None:
+            await site.log.append(subject, encode_event(event), record_id=record_id, timeout_s=2.0)
+
+        await _persist(attempt, self.options.join_timeout_s if patience_s is None else patience_s)
+
+    async def _pulse(self) -> None:
+        site, identity, host = self._opened_site(), self._joined_identity(), self._joined_host()
+        subject = site.subjects.pulse("instance", identity.instance)
+        fixed: dict[str, Any] = {
+            "service": identity.service,
+            "group": identity.group,
+            "incarnation": identity.incarnation,
+        }
+        while True:
+            with suppress(NotConnected, AegisError):
+                site.connection.publish_nowait(subject, msgpack.packb(fixed | host.pulse()))
+            await asyncio.sleep(self.options.pulse_ms / 1000)
+
+    def _opened_site(self) -> Site:
+        if self._site is None:
+            raise NotConnected("cannot use the instance: it was not started")
+        return self._site
+
+    def _joined_host(self) -> Host:
+        if self._host is None:
+            raise NotConnected("cannot use the instance: it has not joined")
+        return self._host
+
+    def _joined_identity(self) -> Identity:
+        if self._identity is None:
+            raise NotConnected("cannot use the instance: it has not joined")
+        return self._identity
+
+
+async def _persist(attempt: Callable[[], Awaitable[None]], patience_s: float) -> None:
+    loop = asyncio.get_running_loop()
+    give_up_at = loop.time() + patience_s
+    while True:
+        try:
+            return await attempt()
+        except (AckUnknown, NotConnected, NoResponders, LogFull):
+            if loop.time() >= give_up_at:
+                raise
+            await asyncio.sleep(_RETRY_S)
+
+
+def _refusal(error: ErrorInfo) -> AegisError:
+    cls = _REFUSALS.get(error.code, InstanceRefused)
+    return cls(error.message, **error.details)
+
+
+async def serve(service: Service, options: InstanceOptions) -> None:
+    """Run an instance until the task is cancelled or the process gets SIGTERM or SIGINT."""
+    instance = Instance(service, options)
+    loop = asyncio.get_running_loop()
+    caught = []
+    for number in (signal.SIGTERM, signal.SIGINT):
+        with suppress(NotImplementedError, RuntimeError, ValueError):  # not in the main thread, or no such thing here
+            loop.add_signal_handler(number, instance.request_stop)
+            caught.append(number)
+    try:
+        await instance.run()
+    finally:
+        for number in caught:
+            loop.remove_signal_handler(number)
+
+
+def run(service: Service, options: InstanceOptions) -> None:
+    """Run an instance in this process; with uvloop where it is installed."""
+    try:
+        import uvloop  # noqa: PLC0415 - optional
+    except ImportError:
+        asyncio.run(serve(service, options))
+    else:
+        uvloop.run(serve(service, options))

@@ -1,0 +1,207 @@
+"""One method of a service: how its arguments are read, its function run, its result written."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import typing
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final, NamedTuple
+
+from pydantic import ValidationError
+from pydantic.errors import PydanticUserError
+
+from aegisipc.eventstore.codec import TypeCodec, decode, type_codec
+from aegisipc.eventstore.errors import CodecError
+from aegisipc.eventstore.events import Effect, MethodContract
+from aegisipc.eventstore.names import check_method
+from aegisipc.sdk.context import Context
+from aegisipc.sdk.errors import ServiceDefinitionError
+
+_VARIADIC: Final = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+_BY_POSITION: Final = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+
+
+class FieldError(NamedTuple):
+    """One thing that is wrong with the arguments: where, what, and Pydantic's name for it."""
+
+    field: str
+    message: str
+    type: str
+
+
+class ArgumentsRejected(Exception):
+    """The arguments of a call do not fit; the caller is told as ``InvalidArguments``."""
+
+    def __init__(self, errors: Sequence[FieldError]) -> None:
+        super().__init__("; ".join(f"{e.field}: {e.message}" for e in errors))
+        self.errors = errors
+
+
+class ResultRejected(Exception):
+    """The handler returned something else than it declares."""
+
+
+class Parameter(NamedTuple):
+    """A parameter that callers fill."""
+
+    name: str
+    codec: TypeCodec[Any]
+    required: bool
+    by_position: bool
+    by_name: bool
+
+
+class Method:
+    """A handler with everything read off its signature once."""
+
+    def __init__(self, function: Callable[..., Any], *, name: str | None, effect: Effect) -> None:
+        self.function = function
+        self.name = check_method(name or getattr(function, "__name__", ""))
+        self.effect = effect
+        self.is_async = inspect.iscoroutinefunction(function)
+        self.context_name: str | None = None
+        signature, hints = _signature_of(function, self.name)
+        self.parameters = tuple(self._parameter(p, hints) for p in signature.parameters.values() if self._is_ours(p, hints))
+        self._by_name = {p.name: p for p in self.parameters}
+        self._positional = tuple(p for p in self.parameters if p.by_position)
+        self._returns: TypeCodec[Any] = _codec(hints.get("return", Any), f"the result of {self.name}()")
+        self.contract = self._contract(signature, hints)
+
+    def _is_ours(self, parameter: inspect.Parameter, hints: Mapping[str, Any]) -> bool:
+        if parameter.kind in _VARIADIC:
+            raise ServiceDefinitionError(
+                f"cannot offer {self.name}(): '{parameter}' has no type to check calls against; name each parameter"
+            )
+        if hints.get(parameter.name) is Context:
+            self.context_name = parameter.name
+            return False
+        return True
+
+    def _parameter(self, parameter: inspect.Parameter, hints: Mapping[str, Any]) -> Parameter:
+        if parameter.name not in hints:
+            raise ServiceDefinitionError(
+                f"cannot offer {self.name}(): parameter {parameter.name!r} has no annotation; annotate it"
+            )
+        return Parameter(
+            parameter.name,
+            _codec(hints[parameter.name], f"parameter {parameter.name!r} of {self.name}()"),
+            parameter.default is inspect.Parameter.empty,
+            parameter.kind in _BY_POSITION,
+            parameter.kind is not inspect.Parameter.POSITIONAL_ONLY,
+        )
+
+    def _contract(self, signature: inspect.Signature, hints: Mapping[str, Any]) -> MethodContract:
+        shape = hashlib.sha256()
+        for p in self.parameters:
+            shape.update(f"{p.name}:{p.required}:{p.by_position}:{p.by_name}:{p.codec.fingerprint};".encode())
+        shown = [
+            f"{p.name}: {_type_name(hints[p.name])}" + ("" if p.required else " = …") for p in self.parameters
+        ]
+        return MethodContract(
+            effect=self.effect,
+            arguments=shape.hexdigest()[:32],
+            returns=self._returns.fingerprint,
+            signature=f"{self.name}({', '.join(shown)}) -> {_type_name(signature.return_annotation)}",
+        )
+
+    def load(self, body: bytes) -> tuple[list[Any], dict[str, Any]]:
+        """Read the arguments of a call.
+
+        Raises:
+            ArgumentsRejected: they cannot be read or do not fit; names each field.
+        """
+        try:
+            given = decode(body)
+            args, kwargs = given
+            if type(args) is not list or type(kwargs) is not dict:
+                raise TypeError("not [positional, named]")
+        except (CodecError, TypeError, ValueError) as error:
+            raise ArgumentsRejected([FieldError("(arguments)", str(error), "malformed")]) from error
+        errors: list[FieldError] = []
+        loaded: list[Any] = []
+        named: dict[str, Any] = {}
+        if len(args) > len(self._positional):
+            errors.append(self._too_many(len(args)))
+        for parameter, plain in zip(self._positional, args, strict=False):
+            loaded.append(_validated(parameter, plain, errors))
+        for name, plain in kwargs.items():
+            known = self._by_name.get(name)
+            if known is None or not known.by_name:
+                errors.append(FieldError(str(name), f"unexpected argument; {self.name}() takes {self._takes()}", "unexpected"))
+            elif known.by_position and self._positional.index(known) < len(args):
+                errors.append(FieldError(name, "given twice, by position and by name", "multiple_values"))
+            else:
+                named[name] = _validated(known, plain, errors)
+        if len(loaded) + len(named) < len(self.parameters):
+            errors += self._missing(len(args), kwargs)
+        if errors:
+            raise ArgumentsRejected(errors)
+        return loaded, named
+
+    def dump(self, result: object) -> bytes:
+        """Check and encode a result.
+
+        Raises:
+            ResultRejected: it is not of the declared type.
+            NotEncodable: it is, but cannot travel.
+        """
+        try:
+            return self._returns.encode(result)
+        except ValidationError as error:
+            raise ResultRejected("; ".join(f"{e.field or 'result'}: {e.message}" for e in _field_errors("", error))) from error
+
+    def _takes(self) -> str:
+        return ", ".join(p.name for p in self.parameters) or "no arguments"
+
+    def _too_many(self, given: int) -> FieldError:
+        return FieldError(
+            "(arguments)",
+            f"{given} given by position, but {self.name}() takes {len(self._positional)} ({self._takes()})",
+            "too_many",
+        )
+
+    def _missing(self, positional: int, kwargs: Mapping[str, Any]) -> list[FieldError]:
+        filled = {p.name for p in self._positional[:positional]} | kwargs.keys()
+        return [
+            FieldError(p.name, f"missing; the method is {self.contract.signature}", "missing")
+            for p in self.parameters
+            if p.required and p.name not in filled
+        ]
+
+
+def _validated(parameter: Parameter, plain: object, errors: list[FieldError]) -> Any:
+    try:
+        return parameter.codec.validate(plain)
+    except ValidationError as error:
+        errors += _field_errors(parameter.name, error)
+        return None
+
+
+def _field_errors(root: str, error: ValidationError) -> list[FieldError]:
+    return [
+        FieldError(".".join(filter(None, [root, *map(str, e["loc"])])), e["msg"], e["type"])
+        for e in error.errors(include_url=False, include_context=False, include_input=False)
+    ]
+
+
+def _signature_of(function: Callable[..., Any], name: str) -> tuple[inspect.Signature, dict[str, Any]]:
+    try:
+        return inspect.signature(function), typing.get_type_hints(function, include_extras=True)
+    except (NameError, TypeError, ValueError) as error:
+        raise ServiceDefinitionError(f"cannot offer {name}(): its annotations cannot be read: {error}") from error
+
+
+def _codec(tp: Any, what: str) -> TypeCodec[Any]:
+    try:
+        return type_codec(tp)
+    except PydanticUserError as error:
+        raise ServiceDefinitionError(f"cannot use the type of {what}: {error.message}") from error
+
+
+def _type_name(tp: Any) -> str:
+    if tp is inspect.Signature.empty:
+        return "Any"
+    if isinstance(tp, str):
+        return tp
+    return tp.__name__ if isinstance(tp, type) and not typing.get_args(tp) else str(tp).replace("typing.", "")

@@ -1,0 +1,97 @@
+"""From recorded outcomes to values and exceptions."""
+
+from __future__ import annotations
+
+from typing import Any, NoReturn
+
+from pydantic import ValidationError
+
+from aegisipc.eventstore.calls import Outcome
+from aegisipc.eventstore.codec import TypeCodec, decode
+from aegisipc.eventstore.errors import AckUnknown, AegisError, MalformedPayload, NotConnected
+from aegisipc.eventstore.events import ErrorInfo
+from aegisipc.eventstore.frames import Mark
+from aegisipc.eventstore.ids import format_call_id
+from aegisipc.sdk.core.caller import Fate, PendingCall
+from aegisipc.sdk.errors import CallExpired, CallInDoubt, CallTimeout, InvalidArguments, RemoteError
+
+
+def value_of(outcome: Outcome, target: str, codec: TypeCodec[Any] | None) -> Any:
+    """Return the result that an outcome records, as `codec`'s type if there is one.
+
+    Raises:
+        CallError: the outcome is not a success; see :func:`raise_for_outcome`.
+        RemoteError: with code ``unexpected_result``: the result does not fit the type that the caller expects.
+    """
+    if outcome.mark is not Mark.SUCCEEDED:
+        raise_for_outcome(outcome, target)
+    body = outcome.body or b""
+    if codec is None:
+        return decode(body)
+    try:
+        return codec.decode(body)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+        field = ".".join(map(str, first["loc"])) or "result"
+        raise RemoteError(
+            f"{target} succeeded, but its result is not what this caller expects ({field}: {first['msg']}); "
+            "compare the type given as returns with the service's",
+            code="unexpected_result",
+            call_id=format_call_id(outcome.call_id),
+        ) from error
+
+
+def raise_for_outcome(outcome: Outcome, target: str) -> NoReturn:
+    """Raise what an unsuccessful outcome means."""
+    call_id = format_call_id(outcome.call_id)
+    match outcome.mark:
+        case Mark.EXPIRED:
+            raise CallExpired(
+                f"{target} did not start before its deadline and never will; call again with a longer timeout", call_id=call_id
+            )
+        case Mark.IN_DOUBT:
+            raise CallInDoubt(
+                f"{target} was started by an instance that is gone, so it may have run; it is not run again because its effect "
+                "is 'once' ('idempotent' or 'pure' would have let another instance run it). Find out what happened before you "
+                "call again",
+                call_id=call_id,
+            )
+        case _:
+            raise _failure(outcome, target, call_id)
+
+
+def _failure(outcome: Outcome, target: str, call_id: str) -> AegisError:
+    try:
+        info = ErrorInfo.model_validate(decode(outcome.body or b""))
+    except (ValidationError, AegisError) as error:
+        return MalformedPayload(f"{target} failed, but its error cannot be read: {error}", call_id=call_id)
+    if info.code == InvalidArguments.code:
+        return InvalidArguments(info.message, call_id=call_id, errors=info.details.get("errors", []))
+    return RemoteError(info.message, code=info.code, call_id=call_id, details=info.details)
+
+
+def error_of_fate(call: PendingCall) -> AegisError:
+    """Return the error for a call that ended here without an outcome."""
+    call_id = format_call_id(call.call_id)
+    target = f"{call.lane.service}.{call.method}"
+    seconds = call.timeout_ms / 1000
+    match call.fate:
+        case Fate.REFUSED if isinstance(call.error, AegisError) and not isinstance(call.error, AckUnknown):
+            return call.error
+        case Fate.NOT_SENT | Fate.REFUSED:
+            return NotConnected(
+                f"{target} was not accepted: no server could be reached within {seconds:g} s; it certainly did not run",
+                call_id=call_id,
+            )
+        case Fate.UNKNOWN:
+            return CallTimeout(
+                f"{target} was sent, but the server did not acknowledge it within {seconds:g} s: it may be accepted all the same; "
+                f"attach({call_id!r}) tells",
+                call_id=call_id,
+            )
+        case _:
+            return CallTimeout(
+                f"{target} is durable, but has no outcome after {seconds:g} s: it may run or have run; attach({call_id!r}) waits "
+                "for its outcome",
+                call_id=call_id,
+            )

@@ -1,0 +1,233 @@
+"""Calls whose outcome is awaited separately: submitted by this client, or found in the log."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any, Final, Protocol
+
+from aegisipc.eventstore.calls import Outcome
+from aegisipc.eventstore.codec import TypeCodec
+from aegisipc.eventstore.errors import MalformedPayload
+from aegisipc.eventstore.frames import Mark, decode_calls, decode_pen
+from aegisipc.eventstore.ids import CallId, format_call_id, time_of
+from aegisipc.eventstore.log import Log, Record, Start
+from aegisipc.eventstore.subjects import CALL, PEN, Subjects
+from aegisipc.sdk.core.caller import GRACE_NS, PendingCall
+from aegisipc.sdk.errors import CallTimeout, CallUnknown
+from aegisipc.sdk.outcomes import error_of_fate, value_of
+
+SEEK_MARGIN_S: Final = 10
+"""How much earlier than the time in its id a call is looked for: ids carry an estimate of the server's clock."""
+
+MAX_ACCEPT_DELAY_S: Final = 600
+"""How much later than the time in its id a call may have been accepted and still be found by its id."""
+
+_CATCH_UP_S: Final = 60.0
+
+
+class Pending(Protocol):
+    """A durable call."""
+
+    @property
+    def call_id(self) -> str:
+        """The id by which any process can attach to the call."""
+        ...
+
+    async def result(self, timeout: float | None = None) -> Any:
+        """Wait for the outcome: return the result, or raise what ``Client.call`` raises.
+
+        Without `timeout` (seconds), waits until the call's own deadline.
+        """
+        ...
+
+    async def settled(self, timeout: float | None = None) -> Any:
+        """Like :meth:`result`, but waits on through a doubt for the final answer; without `timeout`, for as long as it takes."""
+        ...
+
+
+def wake(waiters: list[asyncio.Future[None]]) -> None:
+    """Resolve futures that are not done yet."""
+    for waiter in waiters:
+        if not waiter.done():
+            waiter.set_result(None)
+
+
+async def _once(waiters: list[Any] | None, timeout_s: float | None, *, is_true: bool) -> list[Any]:
+    """Wait for one wake-up of a list of waiters (made if there is none yet)."""
+    waiters = [] if waiters is None else waiters
+    if not is_true:
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        waiters.append(future)
+        async with asyncio.timeout(timeout_s):
+            await future
+    return waiters
+
+
+class SubmittedCall:
+    """A call that this client submitted and still holds in memory."""
+
+    def __init__(self, pending: PendingCall, target: str, codec: TypeCodec[Any] | None, seeker: Seeker) -> None:
+        self._pending = pending
+        self._target = target
+        self._codec = codec
+        self._seeker = seeker
+        if pending.over_waiters is None:
+            pending.over_waiters = []
+        if pending.accept_waiters is None:
+            pending.accept_waiters = []
+
+    @property
+    def call_id(self) -> str:
+        """The id by which any process can attach to the call."""
+        return format_call_id(self._pending.call_id)
+
+    async def accepted(self) -> None:
+        """Wait until the call is durable; raises why it is not."""
+        pending = self._pending
+        await _once(pending.accept_waiters, None, is_true=bool(pending.accepted_ns) or pending.is_over)
+        if pending.fate is not None and not pending.accepted_ns:
+            raise error_of_fate(pending)
+
+    async def result(self, timeout: float | None = None) -> Any:
+        """Wait for the outcome; see :class:`Pending`."""
+        pending = self._pending
+        try:
+            await _once(pending.over_waiters, timeout, is_true=pending.is_over)
+        except TimeoutError:
+            raise _still_open(self._target, self.call_id, timeout) from None
+        if pending.outcome is None:
+            raise error_of_fate(pending)
+        return value_of(pending.outcome, self._target, self._codec)
+
+    async def settled(self, timeout: float | None = None) -> Any:
+        """Wait for the final outcome; see :class:`Pending`."""
+        outcome = self._pending.outcome
+        if outcome is not None and outcome.mark is not Mark.IN_DOUBT:
+            return value_of(outcome, self._target, self._codec)
+        found = await self._seeker.find(self._pending.call_id, self._codec, timeout)
+        return await found.settled(timeout)
+
+
+class Seeker:
+    """Finds calls in the log by the time in their ids."""
+
+    def __init__(self, log: Log, subjects: Subjects) -> None:
+        self.log = log
+        self.subjects = subjects
+
+    async def find(self, call_id: CallId, codec: TypeCodec[Any] | None, timeout_s: float | None) -> AttachedCall:
+        """Find an accepted call: reads call frames from its id's time on, header by header.
+
+        Raises:
+            CallUnknown: the log does not have it.
+        """
+        born_ns = time_of(call_id) * 1_000_000
+        start = Start(time_ns=max(0, born_ns - SEEK_MARGIN_S * 1_000_000_000))
+        give_up_ns = born_ns + MAX_ACCEPT_DELAY_S * 1_000_000_000
+        shown = format_call_id(call_id)
+        try:
+            async with asyncio.timeout(timeout_s):
+                async for record in self.log.read([self.subjects.of_kind("*", "*", CALL)], start=start):
+                    if record.timestamp_ns > give_up_ns:
+                        break
+                    found = self._in(record, call_id, codec)
+                    if found is not None:
+                        return found
+        except TimeoutError:
+            raise CallTimeout(f"cannot find call {shown} within {timeout_s:g} s; try again with more time", call_id=shown) from None
+        raise CallUnknown(
+            f"cannot attach to call {shown}: the log holds no such call; it was never accepted, or it is older than the log",
+            call_id=shown,
+        )
+
+    def _in(self, record: Record, call_id: CallId, codec: TypeCodec[Any] | None) -> AttachedCall | None:
+        try:
+            entries = decode_calls(record.payload, bodies=False).entries
+            place = self.subjects.parse(record.subject)
+        except MalformedPayload:
+            return None
+        for entry in entries:
+            if entry.call_id == call_id:
+                deadline_ns = record.timestamp_ns + entry.timeout_ms * 1_000_000
+                pen = self.subjects.of_kind(place.service, place.group, PEN)
+                return AttachedCall(self.log, call_id, f"{place.service}.{entry.method}", pen, record.seq, deadline_ns, codec)
+        return None
+
+
+class AttachedCall:
+    """A call found in the log. Its outcome is read from there: no instance needs to be alive for that."""
+
+    def __init__(
+        self, log: Log, call_id: CallId, target: str, pen: str, seq: int, deadline_ns: int, codec: TypeCodec[Any] | None
+    ) -> None:
+        self._log = log
+        self._raw = call_id
+        self._target = target
+        self._pen = pen
+        self._seq = seq
+        self._deadline_ns = deadline_ns
+        self._codec = codec
+        self._outcome: Outcome | None = None
+
+    @property
+    def call_id(self) -> str:
+        """The id of the call."""
+        return format_call_id(self._raw)
+
+    async def result(self, timeout: float | None = None) -> Any:
+        """Wait for the outcome; see :class:`Pending`."""
+        if timeout is None:
+            left_ns = self._deadline_ns - (await self._log.bounds()).now_ns
+            timeout = max(0.0, (left_ns + GRACE_NS) / 1e9)
+        return await self._follow(lambda _: True, timeout)
+
+    async def settled(self, timeout: float | None = None) -> Any:
+        """Wait for the final outcome; see :class:`Pending`."""
+        return await self._follow(lambda outcome: outcome.mark is not Mark.IN_DOUBT, timeout)
+
+    async def _follow(self, enough: Callable[[Outcome], bool], timeout_s: float | None) -> Any:
+        if self._outcome is None or not enough(self._outcome):
+            await self._read_on(enough, timeout_s)
+        if self._outcome is None or not enough(self._outcome):
+            raise _still_open(self._target, self.call_id, timeout_s)
+        return value_of(self._outcome, self._target, self._codec)
+
+    async def _read_on(self, enough: Callable[[Outcome], bool], timeout_s: float | None) -> None:
+        found = asyncio.Event()
+
+        def look(record: Record) -> None:
+            if found.is_set():
+                return
+            self._outcome = _outcome_in(record, self._raw) or self._outcome
+            if self._outcome is not None and enough(self._outcome):
+                found.set()
+
+        following = await self._log.follow([self._pen], look, start=Start(self._seq + 1))
+        try:
+            await following.caught_up(_CATCH_UP_S)
+            async with asyncio.timeout(timeout_s):
+                await found.wait()
+        except TimeoutError:
+            return
+        finally:
+            await following.stop()
+
+
+def _outcome_in(record: Record, call_id: CallId) -> Outcome | None:
+    try:
+        if not any(entry.call_id == call_id for entry in decode_pen(record.payload, bodies=False).entries):
+            return None
+        frame = decode_pen(record.payload)
+    except MalformedPayload:
+        return None
+    outcome = None
+    for (mark, concluded), body in zip(frame.entries, frame.bodies, strict=True):
+        if concluded == call_id and mark is not Mark.CLAIMED:
+            outcome = Outcome(call_id, mark, body)
+    return outcome
+
+
+def _still_open(target: str, call_id: str, timeout_s: float | None) -> CallTimeout:
+    waited = "" if timeout_s is None else f" after {timeout_s:g} s"
+    return CallTimeout(f"{target} is durable, but has no outcome{waited}; attach({call_id!r}) waits on", call_id=call_id)

@@ -1,0 +1,78 @@
+"""Typed stubs: a service's methods as awaitable methods of a local object."""
+
+from __future__ import annotations
+
+import inspect
+import re
+import typing
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any
+
+from aegisipc.eventstore.names import check_method, check_name
+from aegisipc.sdk.context import Context
+from aegisipc.sdk.errors import ServiceDefinitionError
+
+if TYPE_CHECKING:
+    from aegisipc.sdk.client import Client
+
+
+class Stub:
+    """Calls a service's methods: ``await stub.place(order)``."""
+
+    def __init__(self, client: Client, service: str, returns: dict[str, Any] | None, options: dict[str, Any]) -> None:
+        self._client = client
+        self._service = service
+        self._returns = returns
+        self._options = options
+
+    def __getattr__(self, method: str) -> Callable[..., Awaitable[Any]]:
+        if method.startswith("_"):
+            raise AttributeError(method)
+        if self._returns is not None and method not in self._returns:
+            raise AttributeError(f"the protocol of service {self._service!r} has no method {method!r}")
+        check_method(method)
+        client, target, options = self._client, f"{self._service}.{method}", self._options
+        returns = self._returns[method] if self._returns is not None else None
+
+        async def call(*args: Any, **kwargs: Any) -> Any:
+            return await client.call(target, *args, returns=returns, **options, **kwargs)
+
+        call.__name__ = call.__qualname__ = method
+        self.__dict__[method] = call  # found here directly the next time
+        return call
+
+    def __repr__(self) -> str:
+        return f"<stub of {self._service!r}>"
+
+
+def stub_of(client: Client, api: Any, *, name: str | None, resource_id: str | None, timeout: float | None) -> Any:
+    """Make a stub from a Protocol class or a service's name; see ``Client.service``."""
+    options = {"resource_id": resource_id, "timeout": timeout}
+    if isinstance(api, str):
+        return Stub(client, check_name(name or api, "service"), None, options)
+    if not (isinstance(api, type) and typing.is_protocol(api)):
+        raise ServiceDefinitionError(f"cannot make a stub of {api!r}: give a Protocol class or the service's name")
+    service = name or getattr(api, "service_name", None) or _snake(api.__name__)
+    return Stub(client, check_name(service, "service"), _returns_of(api), options)
+
+
+def _returns_of(api: type) -> dict[str, Any]:
+    returns = {}
+    for method in sorted(typing.get_protocol_members(api)):
+        function = getattr(api, method, None)
+        if not inspect.isfunction(function):
+            continue
+        if not inspect.iscoroutinefunction(function):
+            raise ServiceDefinitionError(
+                f"cannot make a stub of {api.__name__}: {method}() is not async; a remote call is awaited, so declare it 'async def'"
+            )
+        hints = typing.get_type_hints(function, include_extras=True)
+        if Context in hints.values():
+            raise ServiceDefinitionError(f"cannot make a stub of {api.__name__}: {method}() takes a Context, which callers do not give")
+        returns[method] = hints.get("return")
+    return returns
+
+
+def _snake(name: str) -> str:
+    base = name.removesuffix("Api").removesuffix("API") or name
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", base).lower()

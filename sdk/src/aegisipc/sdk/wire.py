@@ -1,0 +1,66 @@
+"""Messages beside the log: replies and questions. All of them are hints; the log is the truth."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+import msgpack
+
+from aegisipc.eventstore.errors import MalformedPayload
+from aegisipc.eventstore.frames import MAX_ENTRIES
+from aegisipc.eventstore.ids import CallId
+
+type WireOutcome = tuple[CallId, int, bytes | None]
+
+MAX_ASKED: Final = 1000
+_BAD: Final = (ValueError, TypeError, msgpack.UnpackException, RecursionError)
+
+
+def encode_outcomes(outcomes: Sequence[WireOutcome], limit_bytes: int) -> bytes:
+    """Pack as many outcomes as fit in `limit_bytes`; who misses some asks again."""
+    size, fitting = 64, 0
+    for _, _, body in outcomes[:MAX_ENTRIES]:
+        size += 32 + len(body or b"")
+        if size > limit_bytes:
+            break
+        fitting += 1
+    packed: bytes = msgpack.packb(outcomes[:fitting])
+    return packed
+
+
+def decode_outcomes(payload: bytes) -> list[WireOutcome]:
+    """Read a reply.
+
+    Raises:
+        MalformedPayload: it is not one.
+    """
+    try:
+        outcomes: list[WireOutcome] = msgpack.unpackb(payload, max_array_len=MAX_ENTRIES, max_map_len=0, max_ext_len=0)
+        for call_id, mark, body in outcomes:
+            if type(call_id) is not bytes or type(mark) is not int or not (body is None or type(body) is bytes):
+                raise TypeError("not [call id, mark, body]")  # noqa: TRY301 - one way out for every bad shape
+    except _BAD as error:
+        raise MalformedPayload(f"cannot read a reply: {error}") from error
+    return outcomes
+
+
+def encode_ask(call_ids: Sequence[CallId]) -> bytes:
+    """Pack a question about calls."""
+    packed: bytes = msgpack.packb(list(call_ids[:MAX_ASKED]))
+    return packed
+
+
+def decode_ask(payload: bytes) -> list[CallId]:
+    """Read a question about calls.
+
+    Raises:
+        MalformedPayload: it is not one.
+    """
+    try:
+        call_ids: list[CallId] = msgpack.unpackb(payload, max_array_len=MAX_ASKED, max_map_len=0, max_ext_len=0)
+        if not all(type(call_id) is bytes for call_id in call_ids):
+            raise TypeError("not call ids")  # noqa: TRY301 - one way out for every bad shape
+    except _BAD as error:
+        raise MalformedPayload(f"cannot read a question: {error}") from error
+    return call_ids

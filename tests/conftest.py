@@ -1,0 +1,60 @@
+"""Fixtures: real servers, and the check that none of them outlives the run."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from aegisipc.router.infrastructure.embedded import EmbeddedServer
+from tests.support.processes import child_server_pids
+
+
+def run_in_own_loop(make: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    """Run a coroutine in a loop and thread of its own: a session's fixture belongs to no test's loop."""
+    failures: list[BaseException] = []
+
+    def target() -> None:
+        try:
+            asyncio.run(make())
+        except BaseException as error:  # noqa: BLE001 - raised again in the calling thread
+            failures.append(error)
+
+    thread = threading.Thread(target=target)
+    thread.start()
+    thread.join()
+    if failures:
+        raise failures[0]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_server_is_left_behind() -> Iterator[None]:
+    """Fail the run if a nats-server that it started is still there at the end."""
+    yield
+    left = child_server_pids()
+    if left:
+        pytest.fail(f"nats-server processes left behind: {left}")
+
+
+@pytest.fixture
+async def nats_server(tmp_path: Path) -> AsyncIterator[EmbeddedServer]:
+    """A fresh server for one test, without fsync (fast)."""
+    async with EmbeddedServer(tmp_path / "nats", fsync=False) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def shared_server(
+    no_server_is_left_behind: None, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[EmbeddedServer]:
+    """One server for all tests that keep to a unique namespace each and never stop or freeze it."""
+    server = EmbeddedServer(tmp_path_factory.mktemp("shared-nats"), fsync=False)
+    run_in_own_loop(server.start)
+    try:
+        yield server
+    finally:
+        run_in_own_loop(server.stop)
