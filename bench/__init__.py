@@ -1,0 +1,1 @@
+"""Measurements: `aegis bench`. Every claim about speed is a ratio against a baseline in the same run."""

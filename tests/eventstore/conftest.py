@@ -111,9 +111,7 @@ async def bed(request: pytest.FixtureRequest, jetstream_bed: MakeBed) -> Bed:
 
 
 @pytest.fixture(params=["memory", "jetstream"])
-async def small_bed(
-    request: pytest.FixtureRequest, shared_server: EmbeddedServer
-) -> AsyncIterator[Bed]:
+async def small_bed(request: pytest.FixtureRequest, shared_server: EmbeddedServer) -> AsyncIterator[Bed]:
     """Each implementation in turn, limited to 64 KiB in all."""
     subjects = subjects_of(next(_namespaces))
     if request.param == "memory":
@@ -128,5 +126,3 @@ async def small_bed(
 async def server_without_jetstream(tmp_path: Path) -> AsyncIterator[EmbeddedServer]:
     async with EmbeddedServer(tmp_path / "plain", fsync=False, jetstream=False) as server:
         yield server
-
-

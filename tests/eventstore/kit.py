@@ -16,7 +16,7 @@ PATIENCE_S: Final = 10.0
 async def until(condition: Callable[[], bool], timeout_s: float = PATIENCE_S) -> None:
     """Return once `condition` holds; fail after `timeout_s`."""
     async with asyncio.timeout(timeout_s):
-        while not condition():
+        while not condition():  # noqa: ASYNC110 - any condition
             await asyncio.sleep(0.002)
 
 

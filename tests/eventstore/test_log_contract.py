@@ -132,9 +132,13 @@ async def test_a_record_at_the_limit_is_stored_and_one_byte_more_is_not(bed: Bed
 
 async def test_a_full_log_refuses_appends_and_keeps_what_it_has(small_bed: Bed) -> None:
     bed = small_bed
-    with pytest.raises(LogFull, match="raise its size limit"):
+
+    async def fill() -> None:
         for _ in range(100):
             await bed.log.append(bed.calls, b"x" * 4096)
+
+    with pytest.raises(LogFull, match="raise its size limit"):
+        await fill()
     kept = (await bed.log.bounds()).last_seq
     assert 10 <= kept <= 16
     assert len(await read_all(bed, [bed.calls])) == kept
@@ -296,7 +300,6 @@ async def test_waiting_for_a_record_that_does_not_come_ends_with_ack_unknown(bed
     await following.stop()
 
 
-@pytest.mark.usefixtures("bed")
 async def test_a_deliver_that_raises_stops_its_own_following_loudly(
     bed: Bed, capfd: pytest.CaptureFixture[str]
 ) -> None:

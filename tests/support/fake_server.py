@@ -11,7 +11,7 @@ from typing import Any
 
 @asynccontextmanager
 async def fake_server(info: dict[str, Any] | None) -> AsyncIterator[str]:
-    """URL of a server that sends ``info`` as its INFO line and answers PING; with ``None`` it stays silent."""
+    """URL of a server that sends ``info`` as its INFO line and answers PING; ``None``: it stays silent."""
     writers: set[asyncio.StreamWriter] = set()
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -26,7 +26,7 @@ class Flow(enum.Enum):
 
 @dataclass(slots=True)
 class Direction:
-    """Controls of one direction, for all connections. ``cut_after_bytes`` resets after that many more bytes."""
+    """Controls of one direction, for all connections. ``cut_after_bytes``: reset after that many more."""
 
     flow: Flow = Flow.FORWARD
     delay_s: float = 0.0
@@ -51,7 +51,8 @@ class _Link:
 class FaultyProxy:
     """Stands between clients and ``target`` (``nats://host:port``); clients connect to ``url``.
 
-    ``to_server`` and ``to_client`` control the two directions; ``stall``, ``blackhole`` and ``heal`` set both.
+    ``to_server`` and ``to_client`` control the two directions; ``stall``, ``blackhole`` and ``heal``
+    set both.
     """
 
     def __init__(self, target: str) -> None:
@@ -68,6 +69,11 @@ class FaultyProxy:
     def url(self) -> str:
         """Where clients connect."""
         return f"nats://127.0.0.1:{self._port}"
+
+    @property
+    def open_links(self) -> int:
+        """Connections of which at least one direction still flows."""
+        return sum(not all(pump.done() for pump in link.pumps) for link in self._links)
 
     async def __aenter__(self) -> Self:
         await self.listen()
@@ -136,9 +142,11 @@ class FaultyProxy:
     async def _pump(
         self, link: _Link, source: asyncio.StreamReader, sink: asyncio.StreamWriter, direction: Direction
     ) -> None:
-        with contextlib.suppress(OSError):
-            while chunk := await source.read(_CHUNK_BYTES):
-                await self._pass_on(link, chunk, sink, direction)
+        try:
+            with contextlib.suppress(OSError):
+                while chunk := await source.read(_CHUNK_BYTES):
+                    await self._pass_on(link, chunk, sink, direction)
+        finally:
             sink.close()
 
     async def _pass_on(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from functools import partial
 from uuid import uuid4
 
 import pytest
@@ -31,7 +32,7 @@ async def test_a_request_gets_the_answer_with_its_headers(
 
     async def answer(message: Message) -> None:
         await service.publish(
-            message.reply, message.payload.upper(), headers={"Echo": (message.headers or {})["Word"]}
+            message.reply, message.payload.upper(), headers={"Echo": message.headers["Word"]}
         )
 
     await service.subscribe(subject, answer)
@@ -72,7 +73,7 @@ async def test_a_subscription_is_in_force_when_subscribe_returns(
         got: list[Message] = []
         subscription = await first.subscribe(f"{subject}.{number}", got.append)
         await second.publish(f"{subject}.{number}", b"x")
-        await eventually(lambda got=got: got, within_s=2, what="the message")
+        await eventually(partial(len, got), within_s=2, what="the message")
         await subscription.unsubscribe()
 
 
@@ -211,6 +212,45 @@ async def test_close_lets_messages_and_requests_finish(
     await asyncio.gather(*closing)
 
 
+async def test_close_handles_what_the_server_had_sent(
+    shared_server: EmbeddedServer, connect: Opener, subject: str
+) -> None:
+    client, publisher = await connect(shared_server.url), await connect(shared_server.url)
+    plain: list[Message] = []
+    awaited: list[Message] = []
+
+    async def slowly(message: Message) -> None:
+        await asyncio.sleep(0)
+        awaited.append(message)
+
+    await client.subscribe(subject, plain.append)
+    await client.subscribe(subject, slowly, queue="workers")
+    for _ in range(500):
+        publisher.publish_nowait(subject, bytes(1000))
+    await publisher.flush(2)
+    await client.close(5)
+    assert len(plain) == len(awaited) == 500
+
+
+async def test_a_callback_may_end_its_own_subscription_and_go_on(
+    shared_server: EmbeddedServer, connect: Opener, subject: str
+) -> None:
+    client = await connect(shared_server.url)
+    finished: list[bytes] = []
+
+    async def once(message: Message) -> None:
+        await subscription.unsubscribe()
+        await asyncio.sleep(0)
+        finished.append(message.payload)
+
+    subscription = await client.subscribe(subject, once)
+    for payload in (b"1", b"2", b"3"):
+        await client.publish(subject, payload)
+    await eventually(lambda: finished, within_s=2)
+    await client.flush(2)
+    assert finished == [b"1"]
+
+
 async def test_events_go_to_listeners_until_they_are_removed(
     nats_server: EmbeddedServer, connect: Opener
 ) -> None:
@@ -270,6 +310,8 @@ def test_endpoints_have_defaults() -> None:
 def test_it_runs_on_uvloop_too(shared_server: EmbeddedServer, subject: str) -> None:
     uvloop = pytest.importorskip("uvloop")
 
+    sizes = [0, 1, 1_000_000]
+
     async def scenario() -> list[bytes]:
         got: list[bytes] = []
         async with await Connection.open(ConnectOptions(url=shared_server.url)) as client:
@@ -278,12 +320,11 @@ def test_it_runs_on_uvloop_too(shared_server: EmbeddedServer, subject: str) -> N
                 await client.publish(message.reply, message.payload)
 
             await client.subscribe(subject, answer)
-            for size in (0, 1, 1_000_000):
-                got.append((await client.request(subject, bytes(size), timeout_s=5)).payload)
+            got += [(await client.request(subject, bytes(size), timeout_s=5)).payload for size in sizes]
             client._wire.end("on purpose")  # type: ignore[union-attr]
             await eventually(lambda: client.generation == 2, within_s=2)
             await client.request(subject, b"", timeout_s=5)
         return got
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        assert [len(payload) for payload in runner.run(scenario())] == [0, 1, 1_000_000]
+        assert [len(payload) for payload in runner.run(scenario())] == sizes

@@ -18,8 +18,8 @@ import pytest
 from aegisipc.eventstore.errors import BadCredentials
 from aegisipc.eventstore.nats.connection import Connection
 from aegisipc.eventstore.nats.options import ConnectOptions
+from aegisipc.router.infrastructure.data_dir import DataDirInUse
 from aegisipc.router.infrastructure.embedded import (
-    DataDirInUse,
     EmbeddedServer,
     PortInUse,
     ServerStartFailed,
@@ -71,6 +71,12 @@ async def test_a_second_instance_on_the_same_data_finds_it_again(tmp_path: Path)
         assert server.system_url.split("@")[0] == first_system_url
 
 
+async def test_any_directory_will_do(tmp_path: Path) -> None:
+    async with EmbeddedServer(tmp_path / 'my "data" \\ für $alle', fsync=False) as server:
+        await api(server.url, "STREAM.CREATE.S", b'{"name": "S", "subjects": ["s"], "storage": "file"}')
+        assert (server.data_dir / "jetstream").is_dir()
+
+
 @pytest.mark.parametrize("fsync", [True, False])
 async def test_the_server_confirms_whether_it_syncs_each_write(tmp_path: Path, fsync: bool) -> None:
     tuning = ServerTuning(max_payload_bytes=2_000_000, jetstream_max_store_bytes=123_000_000)
@@ -79,8 +85,9 @@ async def test_the_server_confirms_whether_it_syncs_each_write(tmp_path: Path, f
         assert bool(varz["jetstream"]["config"].get("sync_always")) is fsync
         assert varz["jetstream"]["config"]["max_storage"] == 123_000_000
         assert varz["max_payload"] == 2_000_000
-        with urllib.request.urlopen(f"{server.monitor_url}/healthz") as answer:
-            assert answer.status == 200
+        assert (
+            await asyncio.to_thread(urllib.request.urlopen, f"{server.monitor_url}/healthz")
+        ).status == 200
 
 
 async def test_a_busy_port_is_named_with_what_to_do(tmp_path: Path) -> None:
@@ -123,7 +130,7 @@ async def test_a_frozen_server_can_be_stopped(tmp_path: Path) -> None:
 
 
 async def test_a_server_that_cannot_start_shows_the_end_of_its_log(tmp_path: Path) -> None:
-    with pytest.raises(ServerStartFailed, match="server_name") as caught:
+    with pytest.raises(ServerStartFailed, match="server name") as caught:
         await EmbeddedServer(tmp_path, tuning=ServerTuning(server_name="not a name")).start()
     assert caught.value.exit_code == 1
 
@@ -160,7 +167,7 @@ async def test_the_server_dies_with_a_killed_parent(tmp_path: Path) -> None:
         "    await asyncio.sleep(600)\n"
         "asyncio.run(main())\n"
     )
-    with subprocess.Popen(
+    with subprocess.Popen(  # noqa: ASYNC220 - it starts at once; what waits is in a thread
         [sys.executable, "-c", program, str(tmp_path)], stdout=subprocess.PIPE, text=True
     ) as parent:
         assert parent.stdout is not None

@@ -32,6 +32,9 @@ EVENT_OF: Final = {
 }
 
 
+_NEXT: Final = CALL.table
+
+
 class OpenCall:
     """A call without a final outcome. ``deadline_ns`` is on the server's clock; ``body`` is ``b""`` in
     header-only folds.
@@ -165,13 +168,16 @@ class GroupCalls:
         self.concluded: Counter[Mark] = Counter()
         self.anomalies: Counter[str] = Counter()
 
-    def apply(self, record: Record, place: Place) -> Folded:
-        """Fold one record of the group; records of other kinds change nothing."""
+    def apply(self, record: Record, place: Place, pen: PenFrame | None = None) -> Folded:
+        """Fold one record of the group; records of other kinds change nothing.
+
+        `pen` is what the payload of a pen record says, if the caller wrote it and knows.
+        """
         try:
             if place.kind == CALL_KIND:
                 return self._calls(record, place, decode_calls(record.payload, bodies=self.keep_bodies))
             if place.kind == PEN_KIND:
-                return self._pen(record, place, decode_pen(record.payload, bodies=self.keep_bodies))
+                return self._pen(record, place, pen or decode_pen(record.payload, bodies=self.keep_bodies))
         except MalformedPayload:
             self.anomalies["malformed"] += 1
         return NOTHING
@@ -205,7 +211,7 @@ class GroupCalls:
                 self.anomalies["late"] += 1
                 continue
             event = EVENT_OF[mark]
-            after = CALL.next(call.state, event)
+            after = _NEXT.get((call.state, event))
             if after is None:
                 self.anomalies[f"call {call.state} {event}"] += 1
                 continue

@@ -19,7 +19,7 @@ from typing import Any, Final
 
 import structlog
 
-from aegisipc.eventstore.errors import AckUnknown, AegisError, LogFailed, NotConnected
+from aegisipc.eventstore.errors import AckUnknown, AegisError, LogFailed, NoResponders, NotConnected
 from aegisipc.eventstore.jetstream_api import AckPlace, api_error, format_time, parse_ack_subject, read_json
 from aegisipc.eventstore.log import Deliver, Record, Start
 from aegisipc.eventstore.memory import matches
@@ -32,6 +32,7 @@ _log = structlog.get_logger("aegisipc.log")
 
 HEARTBEAT_S: Final = 0.5
 SILENCE_S: Final = 3 * HEARTBEAT_S
+BEHIND_PATIENCE_S: Final = 3.0
 _RETRY_S: Final = 0.1
 _LONGEST_RETRY_S: Final = 1.0
 _API_TIMEOUT_S: Final = 2.0
@@ -65,6 +66,7 @@ class JetStreamFollowing:
         self._unlisten: Callable[[], None] | None = None
         self._is_held = False
         self._held_reply = ""
+        self._behind_since: float | None = None
         self.restarts = 0
 
     # -- what is known ---------------------------------------------------------------------------------
@@ -181,8 +183,10 @@ class JetStreamFollowing:
                 return
             try:
                 await self._connection.wait_connected(_API_TIMEOUT_S)
-                self.restarts += 1
-                await self._create()
+                await self._check_continuity()
+                if self._failure is None:
+                    self.restarts += 1
+                    await self._create()
             except AegisError as error:
                 if error.message != last_reason:
                     last_reason = error.message
@@ -231,7 +235,6 @@ class JetStreamFollowing:
         self._heard_at = asyncio.get_running_loop().time()
         self._backlog = int(created.get("num_pending", 0))
         self._note_progress()
-        await self._check_resumed(int(created.get("delivered", {}).get("stream_seq", 0)))
 
     def _config(self, name: str, inbox: str) -> dict[str, Any]:
         config: dict[str, Any] = {
@@ -260,31 +263,42 @@ class JetStreamFollowing:
             "opt_start_seq": max(1, self._position or self._start.seq),
         }
 
-    async def _check_resumed(self, before: int) -> None:
-        """`before` is the sequence before the one where the new consumer starts: the server moves it into
-        what it has.
-        """
-        if self._position == 0 or before == self._position - 1:
+    async def _check_continuity(self) -> None:
+        """Before going on: is what comes next there, and is it the same log? The stream's leader knows."""
+        position = self._position  # the old consumer may still deliver while we ask
+        if position == 0:
             return
-        if before > max(self._position, self._scanned):
+        answer = await self._connection.request(
+            f"$JS.API.STREAM.INFO.{self._stream}", b"", timeout_s=_API_TIMEOUT_S
+        )
+        info = read_json(answer.payload)
+        if "error" in info:
+            raise api_error(info["error"], self._stream)
+        first_seq, last_seq = int(info["state"]["first_seq"]), int(info["state"]["last_seq"])
+        if last_seq < position:
+            self._note_behind(last_seq)
+            return
+        self._behind_since = None
+        if first_seq > max(self._position, self._scanned) + 1:
             self._fail(
                 LogFailed(
-                    f"cannot go on from sequence {self._position}: the log starts at {before + 1} now, "
-                    "so records have aged out unread; start again from a snapshot",
+                    f"cannot go on from sequence {self._position}: the log starts at {first_seq} now, so "
+                    "records have aged out unread; start again from a snapshot",
                     position=self._position,
-                    first_seq=before + 1,
+                    first_seq=first_seq,
                 )
             )
-        elif before < self._position - 1:  # or it is made on a replica that lags: its leader knows
-            answer = await self._connection.request(
-                f"$JS.API.STREAM.INFO.{self._stream}", b"", timeout_s=_API_TIMEOUT_S
-            )
-            info = read_json(answer.payload)
-            if "error" in info:
-                raise api_error(info["error"], self._stream)
-            last_seq = int(info["state"]["last_seq"])
-            if last_seq < self._position:
-                self._fail(self._another_log(f"it ends at {last_seq} now"))
+
+    def _note_behind(self, last_seq: int) -> None:
+        """The log ends before what was read of it. A leader elected just now may only have to catch up."""
+        now = asyncio.get_running_loop().time()
+        self._behind_since = self._behind_since or now
+        if now - self._behind_since >= BEHIND_PATIENCE_S:
+            self._fail(self._another_log(f"it ends at {last_seq} now"))
+            return
+        raise NoResponders(
+            f"cannot follow stream {self._stream!r} yet: it ends at {last_seq}", stream=self._stream
+        )
 
     def _another_log(self, why: str) -> LogFailed:
         return LogFailed(
@@ -336,7 +350,7 @@ class JetStreamFollowing:
         self._position, self._position_ns = place.stream_seq, place.timestamp_ns
 
     def _on_status(self, message: Message) -> None:
-        headers = message.headers or {}
+        headers = message.headers
         reply = message.reply or headers.get("Nats-Consumer-Stalled", "")
         if reply:
             self._answer_flow_control(reply)

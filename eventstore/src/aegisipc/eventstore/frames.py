@@ -5,12 +5,12 @@ calls, until when); the *bodies* carry arguments or results, already encoded. Wh
 the header and skips the rest. One frame costs one fsync and one trip, however many calls it holds: that is
 what makes durable calls fast.
 
-============  ================================================================================  =================
-type          header                                                                            bodies
-============  ================================================================================  =================
-``calls.v1``  ``[type, session, number, epoch, [[call id, method, timeout ms, resource], …]]``  ``[arguments, …]``
-``pen.v1``    ``[type, session, number, epoch, [[mark, call id], …]]``                           ``[result|nil, …]``
-============  ================================================================================  =================
+============  ==========================================================================================
+``calls.v1``  header: ``[type, session, number, epoch, [[call id, method, timeout ms, resource], …]]``
+              bodies: ``[arguments, …]``
+``pen.v1``    header: ``[type, session, number, epoch, [[mark, call id], …]]``
+              bodies: ``[result or error or nil, …]``
+============  ==========================================================================================
 
 ``session`` (an integer of up to 42 bits) tells runs of one writer apart and ``number`` counts its frames on a
 subject from 1: a reader that has folded (session, n) drops every later record with a number of n or less, so
@@ -96,7 +96,7 @@ def encode_calls(frame: CallFrame) -> bytes:
         NotEncodable: no reader would take it: a value of the wrong type or size. Nothing may be stored that
             nobody can read, since all calls of such a frame would be lost.
     """
-    return _encode(CALLS_TYPE, frame, _call_entry, _BINARY)
+    return _encode(CALLS_TYPE, frame, _check_calls, _BINARY)
 
 
 def encode_pen(frame: PenFrame) -> bytes:
@@ -106,7 +106,7 @@ def encode_pen(frame: PenFrame) -> bytes:
         LimitExceeded: more than ``MAX_ENTRIES`` entries.
         NotEncodable: no reader would take it; see :func:`encode_calls`.
     """
-    return _encode(PEN_TYPE, frame, _pen_entry, _BINARY_OR_NONE)
+    return _encode(PEN_TYPE, frame, _check_facts, _BINARY_OR_NONE)
 
 
 def decode_calls(payload: bytes, *, bodies: bool = True) -> CallFrame:
@@ -118,7 +118,8 @@ def decode_calls(payload: bytes, *, bodies: bool = True) -> CallFrame:
     Raises:
         MalformedPayload: when the payload is not a call frame.
     """
-    session, number, epoch, entries, parts = _decode(payload, CALLS_TYPE, _call_entry, _BINARY)
+    session, number, epoch, raw, parts = _decode(payload, CALLS_TYPE, _check_calls, _BINARY)
+    entries = [_tuple(CallEntry, entry) for entry in raw]
     return CallFrame(session, number, epoch, entries, parts if bodies else ())
 
 
@@ -128,7 +129,8 @@ def decode_pen(payload: bytes, *, bodies: bool = True) -> PenFrame:
     Raises:
         MalformedPayload: when the payload is not a pen frame.
     """
-    session, number, epoch, entries, parts = _decode(payload, PEN_TYPE, _pen_entry, _BINARY_OR_NONE)
+    session, number, epoch, raw, parts = _decode(payload, PEN_TYPE, _check_facts, _BINARY_OR_NONE)
+    entries = [_tuple(PenEntry, (_MARKS[mark], call_id)) for mark, call_id in raw]
     return PenFrame(session, number, epoch, entries, parts if bodies else ())
 
 
@@ -137,11 +139,14 @@ _MARKS: Final = {int(mark): mark for mark in Mark}
 _BINARY: Final[frozenset[type]] = frozenset({bytes})
 _BINARY_OR_NONE: Final[frozenset[type]] = frozenset({bytes, type(None)})
 
-type _CheckEntry = Callable[..., Any]
+_tuple: Final[Callable[..., Any]] = tuple.__new__
+"""Makes a NamedTuple from a sequence three times as fast as calling its class: entries are made by the million."""
+
+type _CheckEntries = Callable[[Sequence[Any]], None]
 
 
 def _encode(
-    type_name: str, frame: CallFrame | PenFrame, check: _CheckEntry, body_kinds: frozenset[type]
+    type_name: str, frame: CallFrame | PenFrame, check: _CheckEntries, body_kinds: frozenset[type]
 ) -> bytes:
     session, number, epoch, entries, bodies = frame
     if len(entries) > MAX_ENTRIES:
@@ -151,8 +156,7 @@ def _encode(
         )
     try:
         _check_frame(session, number, epoch)
-        for entry in entries:
-            check(*entry)
+        check(entries)
         _check_bodies(entries, bodies, body_kinds)
         header: bytes = msgpack.packb([type_name, session, number, epoch, entries])
         packed: bytes = header + msgpack.packb(bodies)
@@ -162,7 +166,7 @@ def _encode(
 
 
 def _decode(
-    payload: bytes, type_name: str, check: _CheckEntry, body_kinds: frozenset[type]
+    payload: bytes, type_name: str, check: _CheckEntries, body_kinds: frozenset[type]
 ) -> tuple[int, int, int, list[Any], list[Any]]:
     unpacker = msgpack.Unpacker(
         max_buffer_size=max(len(payload), 1),
@@ -176,32 +180,32 @@ def _decode(
         _require(found == type_name, "its type is another")
         _check_frame(session, number, epoch)
         _require(type(raw) is list, "its entries are not an array")
-        entries = [check(*entry) for entry in raw]
+        check(raw)
         bodies = unpacker.unpack()
-        _check_bodies(entries, bodies, body_kinds)
+        _check_bodies(raw, bodies, body_kinds)
         _require(unpacker.tell() == len(payload), "something follows it")
     except _NOT_OURS as error:
         raise MalformedPayload(
             f"cannot read a {type_name} frame: {str(error) or type(error).__name__}"
         ) from error
-    return session, number, epoch, entries, bodies
+    return session, number, epoch, raw, bodies
 
 
 # These raise ValueError, which means malformed in one direction and not encodable in the other.
 
 
-def _call_entry(call_id: Any, method: Any, timeout_ms: Any, resource: Any) -> CallEntry:
-    if (
-        type(call_id) is not bytes
-        or len(call_id) != 16
-        or type(method) is not str
-        or not 0 < len(method) <= _MAX_METHOD
-        or type(timeout_ms) is not int
-        or not 0 < timeout_ms <= MAX_TIMEOUT_MS
-        or (resource is not None and not _is_resource(resource))
-    ):
-        raise ValueError("an entry is not [call id, method, timeout ms, resource]")
-    return CallEntry(call_id, method, timeout_ms, resource)
+def _check_calls(entries: Sequence[Any]) -> None:
+    for call_id, method, timeout_ms, resource in entries:
+        if (
+            type(call_id) is not bytes
+            or len(call_id) != 16
+            or type(method) is not str
+            or not 0 < len(method) <= _MAX_METHOD
+            or type(timeout_ms) is not int
+            or not 0 < timeout_ms <= MAX_TIMEOUT_MS
+            or (resource is not None and not _is_resource(resource))
+        ):
+            raise ValueError("an entry is not [call id, method, timeout ms, resource]")
 
 
 def _is_resource(resource: Any) -> bool:
@@ -212,11 +216,15 @@ def _is_resource(resource: Any) -> bool:
     return len(resource) <= most // 4 or len(resource.encode()) <= most
 
 
-def _pen_entry(mark: Any, call_id: Any) -> PenEntry:
-    known = _MARKS.get(mark) if type(mark) is int or type(mark) is Mark else None
-    if known is None or type(call_id) is not bytes or len(call_id) != 16:
-        raise ValueError("an entry is not [mark, call id]")
-    return PenEntry(known, call_id)
+def _check_facts(entries: Sequence[Any]) -> None:
+    for mark, call_id in entries:
+        if (
+            (type(mark) is not int and type(mark) is not Mark)
+            or mark not in _MARKS
+            or type(call_id) is not bytes
+            or len(call_id) != 16
+        ):
+            raise ValueError("an entry is not [mark, call id]")
 
 
 def _check_bodies(entries: Sequence[Any], bodies: Any, kinds: frozenset[type]) -> None:

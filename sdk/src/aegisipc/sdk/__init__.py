@@ -12,11 +12,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from aegisipc.sdk.client import Client, connect
-    from aegisipc.sdk.context import Context
+    # "as" makes each a public name for type checkers.
+    from aegisipc.sdk.client import Client as Client
+    from aegisipc.sdk.client import connect as connect
+    from aegisipc.sdk.context import Context as Context
     from aegisipc.sdk.errors import *  # noqa: F403
-    from aegisipc.sdk.pending import Pending
-    from aegisipc.sdk.service import Service
+    from aegisipc.sdk.pending import Pending as Pending
+    from aegisipc.sdk.service import Service as Service
 
 _HOMES = {
     "Client": "client",

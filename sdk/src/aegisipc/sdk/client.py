@@ -49,6 +49,7 @@ _TICK_S: Final = 0.025
 _ASK_TIMEOUT_S: Final = 1.0
 _ROUTES_TIMEOUT_S: Final = 60.0
 _POOL_FRAME_CALLS: Final = 64
+_MAX_ROUTES: Final = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +89,7 @@ class Client:
             max_open=options.max_open,
             max_frame_bytes=log.max_record_bytes - 8192,
         )
+        self._routes: dict[tuple[str, str | None], tuple[Lane, str]] = {}
         self._seeker = Seeker(log, subjects)
         self._subscriptions: list[Subscription] = []
         self._following: Following | None = None
@@ -161,7 +163,7 @@ class Client:
         return await self._seeker.find(raw, codec, timeout or self.options.timeout_s)
 
     @overload
-    def service[P](self, api: type[P], *, name: str | None = None, resource_id: str | None = None, timeout: float | None = None) -> P: ...
+    def service[P](self, api: Callable[..., P], *, name: str | None = None, resource_id: str | None = None, timeout: float | None = None) -> P: ...
     @overload
     def service(self, api: str, *, name: str | None = None, resource_id: str | None = None, timeout: float | None = None) -> Any: ...
     def service(self, api: Any, *, name: str | None = None, resource_id: str | None = None, timeout: float | None = None) -> Any:
@@ -178,15 +180,11 @@ class Client:
     def _submit(
         self, target: str, args: tuple[Any, ...], kwargs: dict[str, Any], resource_id: str | None, timeout: float | None
     ) -> PendingCall:
-        service, method = split_target(target)
-        if resource_id is not None:
-            check_resource(resource_id)
         timeout_s = self.options.timeout_s if timeout is None else timeout
         if not timeout_s > 0:
             raise ServiceDefinitionError(f"cannot call {target} with a timeout of {timeout_s!r} s: it is a number above 0")
-        group = route(self.topology, service, method, resource_id)
+        lane, method = self._routes.get((target, resource_id)) or self._route(target, resource_id)
         body = encode([list(args), kwargs])
-        lane = self._lane(service, group)
         now_ns = time.monotonic_ns()
         pending = self._caller.submit(
             lane,
@@ -199,6 +197,16 @@ class Client:
         )
         lane.driver.kick()
         return pending
+
+    def _route(self, target: str, resource_id: str | None) -> tuple[Lane, str]:
+        service, method = split_target(target)
+        if resource_id is not None:
+            check_resource(resource_id)
+        lane = self._lane(service, route(self.topology, service, method, resource_id))
+        if len(self._routes) >= _MAX_ROUTES:
+            self._routes.clear()
+        self._routes[target, resource_id] = found = (lane, method)
+        return found
 
     def _lane(self, service: str, group: str) -> Lane:
         lane = self._caller.lane(service, group)
@@ -263,6 +271,7 @@ class Client:
     def _on_topology(self, record: Record) -> None:
         self._clock.observe(record.timestamp_ns, time.monotonic_ns())
         self.topology.apply(record)
+        self._routes.clear()
         for lane in self._caller.lanes.values():
             self._tune(lane)
 

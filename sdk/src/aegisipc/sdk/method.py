@@ -118,6 +118,14 @@ class Method:
                 raise TypeError("not [positional, named]")
         except (CodecError, TypeError, ValueError) as error:
             raise ArgumentsRejected([FieldError("(arguments)", str(error), "malformed")]) from error
+        if not kwargs and len(args) == len(self.parameters) == len(self._positional):
+            try:  # the usual case, in one pass
+                return [p.codec.validate(plain) for p, plain in zip(self._positional, args, strict=True)], {}
+            except ValidationError:
+                pass  # below, every fault is found and named
+        return self._bind(args, kwargs)
+
+    def _bind(self, args: list[Any], kwargs: dict[str, Any]) -> tuple[list[Any], dict[str, Any]]:
         errors: list[FieldError] = []
         loaded: list[Any] = []
         named: dict[str, Any] = {}

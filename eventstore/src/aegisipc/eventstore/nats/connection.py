@@ -79,7 +79,7 @@ class Connection:
     @property
     def is_connected(self) -> bool:
         """Whether there is a session now."""
-        return self._wire is not None
+        return self._wire is not None and not self._wire.ended.done()
 
     @property
     def is_closed(self) -> bool:
@@ -103,6 +103,9 @@ class Connection:
         try:
             async with asyncio.timeout(timeout_s):
                 await self._up.wait()
+                while not (self.is_connected or self._is_sealed):
+                    await asyncio.sleep(0)  # the supervisor has yet to see that the session ended
+                    await self._up.wait()
         except TimeoutError:
             raise NotConnected(
                 f"no session within {timeout_s:g} s: check that a server runs at {self._shown_urls()}"
@@ -260,15 +263,13 @@ class Connection:
     # -- supervision -----------------------------------------------------------------------------------------
 
     async def _establish(self) -> None:
-        """Make one session, with all subscriptions in force on it. Raises what ``Dialer.dial_any``
-        raises.
+        """Make one session, with all subscriptions in force on it.
+
+        Raises what ``Dialer.dial_any`` raises.
         """
         wire, server = await self._dialer.dial_any()
         try:
-            wire.attach(f"{self._in_flight.inbox}.*", "", self._in_flight.resolve)
-            for subscription in self._subscriptions:
-                self._attach(wire, subscription)
-            await wire.barrier(self.options.connect_timeout_s)
+            await self._bring_in_force(wire)
         except BaseException as failure:
             await asyncio.shield(wire.shut())
             if isinstance(failure, TimeoutError):
@@ -279,24 +280,48 @@ class Connection:
         self._wire, self._server = wire, server
         self.generation += 1
         self._up.set()
-        _log.info("connected", url=server.url, version=server.version, generation=self.generation)
         self._listeners.emit(Connected(self.generation, server))
+        _log.info("connected", url=server.url, version=server.version, generation=self.generation)
+
+    async def _bring_in_force(self, wire: Wire) -> None:
+        """Attach the inbox and all subscriptions, and wait until the server has them.
+
+        Those that come or go meanwhile are seen to without another wait.
+        """
+        wire.attach(f"{self._in_flight.inbox}.*", "", self._in_flight.resolve)
+        for subscription in self._subscriptions:
+            self._attach(wire, subscription)
+        attached = dict(self._subscriptions)
+        await wire.barrier(self.options.connect_timeout_s)
+        for subscription in self._subscriptions.keys() - attached.keys():
+            self._attach(wire, subscription)
+        for subscription in attached.keys() - self._subscriptions.keys():
+            wire.detach(attached[subscription])
 
     async def _supervise(self) -> None:
         while True:
-            wire = self._wire
-            if wire is not None:
-                await asyncio.wait({wire.ended})  # not awaited itself: cancelling us must not cancel it
+            try:
+                await self._replace_session()
+            except Exception:  # noqa: BLE001 - not even a log that cannot be written ends the supervision
+                await asyncio.sleep(self.options.reconnect_wait_s)
+
+    async def _replace_session(self) -> None:
+        """Wait for the end of the present session, if there is one, and make the next."""
+        wire = self._wire
+        if wire is not None:
+            await asyncio.wait({wire.ended})  # not awaited itself: cancelling us must not cancel it
+            try:
                 self._lost(wire.ended.result())
+            finally:
                 await wire.shut()
-            await self._reestablish()
+        await self._reestablish()
 
     def _lost(self, reason: str) -> None:
         self._wire = None
         self._up.clear()
         self._in_flight.fail_all(f"the connection was lost ({reason})")
-        _log.warning("disconnected", reason=reason, generation=self.generation)
         self._listeners.emit(Disconnected(self.generation, reason))
+        _log.warning("disconnected", reason=reason, generation=self.generation)
 
     async def _reestablish(self) -> None:
         last_reason = ""
@@ -307,8 +332,8 @@ class Connection:
                 reason = failure.message if isinstance(failure, AegisError) else repr(failure)
                 if reason != last_reason:
                     last_reason = reason
-                    _log.warning("cannot reconnect yet", reason=reason)
                     self._listeners.emit(ReconnectFailed(reason))
+                    _log.warning("cannot reconnect yet", reason=reason)
                 await asyncio.sleep(self.options.reconnect_wait_s)
 
     # -- the end ---------------------------------------------------------------------------------------------
@@ -329,8 +354,7 @@ class Connection:
             self._supervisor.cancel()
             await asyncio.wait({self._supervisor})
         wire = self._wire
-        if wire is not None:
-            await self._drain(wire, timeout_s)
+        is_drained = wire is not None and await self._drain(wire, timeout_s)
         self._wire, self._is_sealed = None, True
         self._up.set()  # whoever waits for a session finds the connection closed
         self._in_flight.fail_all("the connection was closed")
@@ -338,20 +362,22 @@ class Connection:
             await subscription.close()
         self._subscriptions.clear()
         if wire is not None:
-            await wire.shut(flush=True)
+            await wire.shut(flush=is_drained)
         _log.info("closed", generation=self.generation)
 
-    async def _drain(self, wire: Wire, timeout_s: float) -> None:
-        """Until all is done, the session ends, or the time is over."""
+    async def _drain(self, wire: Wire, timeout_s: float) -> bool:
+        """Until all is done (true), the session ends, or the time is over."""
         for number in self._subscriptions.values():
-            wire.detach(number)
+            wire.detach(number, take_late=True)
         finishing = asyncio.get_running_loop().create_task(self._finish(wire))
         either: set[asyncio.Future[Any]] = {finishing, wire.ended}
         await asyncio.wait(either, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
-        if not finishing.done() or finishing.exception() is not None:
+        is_drained = finishing.done() and finishing.exception() is None
+        if not is_drained:
             _log.warning("closed before everything was drained", timeout_s=timeout_s)
         finishing.cancel()
         await asyncio.wait({finishing})
+        return is_drained
 
     async def _finish(self, wire: Wire) -> None:
         await wire.barrier(self.options.connect_timeout_s)

@@ -87,7 +87,8 @@ class Dialer:
         text = str(failure) or type(failure).__name__
         if isinstance(failure, ImportError):
             return BadCredentials(
-                f"cannot use the credentials file {self._options.creds_file}: {text}; install the package 'nkeys'",
+                f"cannot use the credentials file {self._options.creds_file}: {text}; install the package "
+                "'nkeys'",
                 url=endpoint.url,
             )
         if isinstance(failure, (FileNotFoundError, PermissionError)) and self._options.creds_file is not None:

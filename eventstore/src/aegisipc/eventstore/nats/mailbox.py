@@ -11,8 +11,7 @@ from .message import Message
 class Mailbox:
     """Messages go to ``handle`` one after another, in order, by a task of the mailbox's own.
 
-    Bounded in messages and in payload bytes: ``offer`` refuses what does not fit. ``handle`` must not
-    raise.
+    Bounded in messages and in payload bytes: ``offer`` refuses what does not fit. ``handle`` must not raise.
     """
 
     def __init__(
@@ -21,6 +20,7 @@ class Mailbox:
         self._handle = handle
         self._limit_bytes = limit_bytes
         self._bytes = 0
+        self._is_closed = False
         self._queue: asyncio.Queue[Message] = asyncio.Queue(limit_msgs)
         self._worker = asyncio.get_running_loop().create_task(self._work(), name=f"mailbox {name}")
 
@@ -34,17 +34,24 @@ class Mailbox:
         return True
 
     async def drained(self) -> None:
-        """Return once everything taken so far has been handled."""
+        """Return once everything taken so far has been handled, or the mailbox is closed."""
         await self._queue.join()
 
     async def close(self) -> None:
-        """Stop at once; what waits is dropped, a callback in progress is cancelled."""
-        self._worker.cancel()
+        """Handle no more; what waits is dropped.
+
+        A callback in progress is cancelled, unless it is the one that calls this: that one may finish.
+        """
+        self._is_closed = True
+        while not self._queue.empty():
+            self._queue.get_nowait()
+            self._queue.task_done()
         if self._worker is not asyncio.current_task():
+            self._worker.cancel()
             await asyncio.wait({self._worker})
 
     async def _work(self) -> None:
-        while True:
+        while not self._is_closed:
             message = await self._queue.get()
             try:
                 await self._handle(message)

@@ -4,33 +4,57 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from typing import Final, NamedTuple
 
 from aegisipc.eventstore.errors import InvalidName
 
-STATUS_HEADER = "Status"
-NO_RESPONDERS = "503"
+STATUS_HEADER: Final = "Status"
 
-_HEADER_LINE = b"NATS/1.0\r\n"
+_VERSION: Final = b"NATS/1.0"
+_NO_RESPONDERS: Final = b"NATS/1.0 503"
+_HEADER_LINE: Final = b"NATS/1.0\r\n"
 _HEADER_NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _UNSAFE_SUBJECT = re.compile(r"[\s\x00]")
 
 
-@dataclass(frozen=True, slots=True)
-class Message:
-    """A received message. ``reply`` is the subject an answer goes to, or empty."""
+class Message(NamedTuple):
+    """A received message. ``reply`` is the subject an answer goes to, or empty.
+
+    ``header_block`` is as it came; most readers never look into it, so it is parsed only on demand.
+    """
 
     subject: str
     payload: bytes
-    headers: Mapping[str, str] | None
+    header_block: bytes
     reply: str
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """The headers, parsed anew on each access; the status of a status message is under ``Status``."""
+        return parse_headers(self.header_block)
 
     @property
     def is_no_responders(self) -> bool:
         """Whether this is the server's word that nobody serves the subject of a request."""
-        return (
-            not self.payload and self.headers is not None and self.headers.get(STATUS_HEADER) == NO_RESPONDERS
-        )
+        return not self.payload and self.header_block.startswith(_NO_RESPONDERS)
+
+
+def parse_headers(block: bytes) -> dict[str, str]:
+    """Read a header block: ``NATS/1.0[ status[ description]]``, then a line for each header.
+
+    Lines that are no header are passed over, as nats-py does; values that are not UTF-8 get replacement characters.
+    """
+    first, *lines = block.split(b"\r\n")
+    headers: dict[str, str] = {}
+    status = first.removeprefix(_VERSION).split(maxsplit=1)
+    if status and status[0].isdigit():
+        headers[STATUS_HEADER] = status[0].decode()
+    for line in lines:
+        name, colon, value = line.partition(b":")
+        key = name.strip()
+        if colon and key.isascii():
+            headers[key.decode()] = value.strip().decode("utf-8", "replace")
+    return headers
 
 
 def encode_headers(headers: Mapping[str, str] | None) -> bytes:

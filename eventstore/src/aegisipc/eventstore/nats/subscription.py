@@ -61,7 +61,10 @@ class Subscription:
             )
 
     async def unsubscribe(self) -> None:
-        """No callback begins after this. Idempotent; never raises for want of a connection."""
+        """No callback begins after this, and one in progress is cancelled (unless it is the one that calls).
+
+        Idempotent; never raises for want of a connection.
+        """
         await self._unsubscribe(self)
 
     def deliver(self, message: Message) -> None:

@@ -21,7 +21,6 @@ from collections.abc import Callable, Iterable
 from typing import Any, override
 
 from nats.aio.client import Client
-from nats.errors import Error as NatsError
 from nats.protocol.parser import PERMISSIONS_ERR
 
 from aegisipc.eventstore.errors import NotConnected, Overloaded
@@ -51,16 +50,15 @@ class Wire(Client):
         self._handlers: dict[int, Handler] = {}
         self._outbox: list[bytes] = []
         self._outbox_bytes = 0
-        self._endpoint: Endpoint | None = None
 
     # -- beginning and end ----------------------------------------------------------------------------------
 
     async def dial(self, endpoint: Endpoint) -> ServerInfo:
-        """Connect and log in. Raises ``OSError``, ``TimeoutError`` or nats-py's errors; call ``shut``
-        then.
+        """Connect and log in.
+
+        Raises ``OSError``, ``TimeoutError`` or nats-py's errors; call ``shut`` then.
         """
         options = self._connect_options
-        self._endpoint = endpoint
         settings: dict[str, Any] = {
             "name": options.name,
             "allow_reconnect": False,
@@ -90,13 +88,20 @@ class Wire(Client):
         self.ended.set_result(reason)
 
     async def shut(self, reason: str = "closed", *, flush: bool = False) -> None:
-        """End the session and free its socket and tasks. ``flush`` writes what is buffered first (no
-        waiting).
+        """End the session and free its socket and tasks. ``flush`` writes what is buffered first.
+
+        The socket is given up before anything is awaited: a cancelled ``shut`` leaks nothing.
         """
         if flush:
             self._uncork()
         self.end(reason)
         self._status = Client.CLOSED
+        raw = self._raw
+        if raw is not None:
+            if flush:
+                raw.close()
+            else:
+                raw.abort()
         for pong in self._pongs:
             pong.cancel()
         tasks = {
@@ -106,14 +111,7 @@ class Wire(Client):
             task.cancel()
         if tasks:
             await asyncio.wait(tasks)
-        raw = self._raw
-        if raw is not None:
-            if flush:
-                raw.close()
-            else:
-                raw.abort()
-            # One turn for the transport to call connection_lost and close its socket.
-            await asyncio.sleep(0)
+        await asyncio.sleep(0)  # a turn for the transport to close its socket
 
     @property
     def _raw(self) -> asyncio.WriteTransport | None:
@@ -127,8 +125,7 @@ class Wire(Client):
 
         Raises ``NotConnected``, or ``Overloaded`` when the server does not read and too much waits.
         """
-        if self._status != Client.CONNECTED:
-            raise NotConnected("cannot send: the session has ended; wait for the next one and try again")
+        self._check_alive()
         raw = self._raw
         limit = self._connect_options.max_unsent_bytes
         if raw is not None and self._outbox_bytes + raw.get_write_buffer_size() > limit:
@@ -137,6 +134,10 @@ class Wire(Client):
                 limit=limit,
             )
         self._cork(pieces)
+
+    def _check_alive(self) -> None:
+        if self._status != Client.CONNECTED:
+            raise NotConnected("cannot send: the session has ended; wait for the next one and try again")
 
     def _cork(self, pieces: Iterable[bytes]) -> None:
         if not self._outbox:
@@ -160,9 +161,9 @@ class Wire(Client):
 
         Raises ``TimeoutError``, or ``NotConnected`` if the session ends first.
         """
+        self._check_alive()
         pong: asyncio.Future[bool] = self._loop.create_future()
-        self._pongs.append(pong)
-        self.send((_PING,))
+        await self._send_ping(pong)
         either: set[asyncio.Future[Any]] = {pong, self.ended}
         await asyncio.wait(either, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
         if self.ended.done():
@@ -173,26 +174,29 @@ class Wire(Client):
     # -- subscriptions ---------------------------------------------------------------------------------------
 
     def attach(self, subject: str, queue: str, handler: Handler) -> int:
-        """Subscribe on this session; returns the number to ``detach`` by. In force after a ``barrier``."""
+        """Subscribe on this session; returns the number to ``detach`` by. In force after a ``barrier``.
+
+        Raises ``NotConnected``.
+        """
+        self._check_alive()
         self._sid += 1
         self._handlers[self._sid] = handler
-        self.send((f"SUB {subject} {queue} {self._sid}\r\n".encode(),))
+        self._cork((f"SUB {subject} {queue} {self._sid}\r\n".encode(),))
         return self._sid
 
-    def detach(self, number: int) -> None:
-        """Unsubscribe; messages that still come are ignored."""
-        if self._handlers.pop(number, None) is not None and self.is_connected:
-            self.send((f"UNSUB {number}\r\n".encode(),))
+    def detach(self, number: int, *, take_late: bool = False) -> None:
+        """Unsubscribe. Messages that are on their way are ignored, or with ``take_late`` still delivered."""
+        known = self._handlers.get(number) if take_late else self._handlers.pop(number, None)
+        if known is not None and self.is_connected:
+            self._cork((f"UNSUB {number}\r\n".encode(),))
 
     # -- what nats-py calls ----------------------------------------------------------------------------------
 
     @override
     async def _process_msg(self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes) -> None:
         handler = self._handlers.get(sid)
-        if handler is None:
-            return
-        parsed = await self._process_headers(headers) if headers else None
-        handler(Message(subject.decode(), data, parsed, reply.decode()))
+        if handler is not None:
+            handler(Message(subject.decode(), data, headers or b"", reply.decode()))
 
     @override
     async def _select_next_server(self) -> None:
@@ -242,7 +246,5 @@ class Wire(Client):
 
     def _on_task_done(self, task: asyncio.Task[Any]) -> None:
         failure = None if task.cancelled() else task.exception()
-        self.end(f"nats-py's {task.get_coro()!r} ended: {failure or 'no reason given'}")
-
-
-__all__ = ["Handler", "NatsError", "Wire"]
+        name = getattr(task.get_coro(), "__name__", "task")
+        self.end(f"nats-py's {name} ended: {failure or 'no reason given'}")

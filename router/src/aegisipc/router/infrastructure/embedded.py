@@ -12,7 +12,6 @@ passwords; it is locked while the server runs. The first start chooses free port
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import json
 import os
 import re
@@ -27,6 +26,7 @@ from urllib.parse import quote
 from aegisipc.eventstore.errors import AegisError
 
 from .child import ChildProcess
+from .data_dir import lock, persistent_password, server_name_for, write_private
 from .free_ports import choose_free_port
 from .server_config import SYSTEM_USER, ServerConfig, ServerTuning, find_server_binary, render
 
@@ -50,19 +50,13 @@ class PortInUse(AegisError):
     code = "port_in_use"
 
 
-class DataDirInUse(AegisError):
-    """Another server runs on the data directory. Field: ``data_dir``."""
-
-    code = "data_dir_in_use"
-
-
 class EmbeddedServer:
     """One nats-server process that ends with this process, even if this one is killed (on Linux).
 
     ``port`` 0 takes a free one. ``fsync`` makes JetStream sync each write before it acknowledges it.
     Without ``user`` and ``password`` the server is open: a plain ``nats://host:port`` connects into the
-    account AEGIS; with them they are required. ``binary`` is the program to run (default: see
-    ``find_server_binary``).
+    account AEGIS; with them they are required. ``tuning`` is read at each start. ``binary`` is the program
+    to run (default: see ``find_server_binary``).
 
     Methods are coroutines of whichever event loop calls them: nothing here is tied to one loop.
     """
@@ -89,7 +83,7 @@ class EmbeddedServer:
         self._jetstream = jetstream
         self._credentials = credentials
         self._binary = binary
-        self._tuning = tuning or ServerTuning()
+        self.tuning = tuning or ServerTuning()
         self._system_password = ""
         self._child: ChildProcess | None = None
 
@@ -229,10 +223,8 @@ class EmbeddedServer:
                     writer.close()
         except (OSError, TimeoutError):
             return 0, ""
-        words = head.split(b" ", 2)
-        return (int(words[1]) if len(words) > 1 and words[1].isdigit() else 0), body.decode(
-            "utf-8", "replace"
-        )
+        status = head.split(b" ", 2)[1:2]
+        return (int(status[0]) if status else 0), body.decode("utf-8", "replace")
 
     # -- starting -------------------------------------------------------------------------------------------
 
@@ -256,28 +248,33 @@ class EmbeddedServer:
     def _prepare_data_dir(self) -> None:
         self.data_dir.mkdir(parents=True, exist_ok=True)
         self._ports_dir.mkdir(exist_ok=True)
-        self._system_password = _persistent_password(self.data_dir / "system-password")
+        self._system_password = persistent_password(self.data_dir / "system-password")
 
     @property
     def _ports_dir(self) -> Path:
         return self.data_dir / "ports"
 
     def _choose_ports(self) -> None:
-        self._port = self._port or choose_free_port(self._host)
-        self._monitor_port = self._monitor_port or choose_free_port("127.0.0.1", avoid={self._port})
+        cluster = self.tuning.cluster
+        taken = {*(cluster.all_route_ports if cluster else ()), self._monitor_port}
+        self._port = self._port or choose_free_port(self._host, avoid=taken)
+        taken.add(self._port)
+        self._monitor_port = self._monitor_port or choose_free_port("127.0.0.1", avoid=taken)
 
     async def _launch(self, binary: Path, deadline: float) -> None:
         config_path = self.data_dir / "nats-server.conf"
-        _write_private(config_path, render(self._config()))
+        write_private(config_path, render(self._config()))
         for stale in self._ports_dir.glob("*.ports"):
             stale.unlink(missing_ok=True)
         log_start = self.log_path.stat().st_size if self.log_path.exists() else 0
-        lock = _lock(self.data_dir)
+        lock_descriptor = await lock(self.data_dir)
         try:
             # The child inherits the lock and thereby holds it exactly as long as it runs.
-            child = ChildProcess([str(binary), "-c", str(config_path)], self.log_path, keep_open=[lock])
+            child = ChildProcess(
+                [str(binary), "-c", str(config_path)], self.log_path, keep_open=[lock_descriptor]
+            )
         finally:
-            os.close(lock)
+            os.close(lock_descriptor)
         try:
             await self._wait_listening(child, deadline, log_start)
         except BaseException:
@@ -335,7 +332,7 @@ class EmbeddedServer:
             host=self._host,
             port=self._port,
             monitor_port=self._monitor_port,
-            server_name=self._tuning.server_name or f"aegis-{self.data_dir.name}-{self._port}",
+            server_name=self.tuning.server_name or server_name_for(self.data_dir, self._port),
             store_dir=self.data_dir,  # the server adds "jetstream"
             ports_dir=self._ports_dir,
             fsync=self.fsync,
@@ -344,34 +341,5 @@ class EmbeddedServer:
             password=password,
             open_access=open_access,
             system_password=self._system_password,
-            tuning=self._tuning,
+            tuning=self.tuning,
         )
-
-
-def _persistent_password(path: Path) -> str:
-    """The password kept in ``path``, made on first use; readable by the owner only."""
-    if not path.exists():
-        _write_private(path, secrets.token_urlsafe(24))
-    return path.read_text(encoding="utf-8").strip()
-
-
-def _write_private(path: Path, text: str) -> None:
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-        os.fchmod(descriptor, 0o600)
-        file.write(text)
-
-
-def _lock(data_dir: Path) -> int:
-    """Descriptor of the directory's exclusive lock. Raises ``DataDirInUse``."""
-    descriptor = os.open(data_dir / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(descriptor)
-        raise DataDirInUse(
-            f"cannot start a server on {data_dir}: another one runs there. Use it, stop it, or choose "
-            "another directory",
-            data_dir=data_dir,
-        ) from None
-    return descriptor

@@ -47,7 +47,7 @@ class Written(NamedTuple):
     payload: bytes
     record_id: str
     expect: Expect
-    epoch: int
+    frame: PenFrame
     facts: Sequence[Fact]
 
 
@@ -90,6 +90,8 @@ class GroupMember:
         self._number = 0
         self._facts: deque[Fact] = deque()
         self._in_flight: Written | None = None
+        self._own_frames: dict[int, PenFrame] = {}
+        self._position = 0
         self._waiting: dict[CallId, OpenCall] = {}
         self._ready: deque[OpenCall] = deque()
         self._queues: dict[str, deque[OpenCall]] = {}
@@ -129,12 +131,13 @@ class GroupMember:
 
     def on_record(self, record: Record, now_ns: int) -> None:
         """Fold the next record of the group's log."""
+        self._position = record.seq
         place = self._subjects.parse(record.subject)
         if place.kind == HA:
             self.topology.apply(record, place)
             self._follow_role(now_ns)
             return
-        folded = self.calls.apply(record, place)
+        folded = self.calls.apply(record, place, self._own_frames.pop(record.seq, None))
         if self.is_active and folded.opened:
             for call in folded.opened:
                 self._schedule(call)
@@ -147,7 +150,8 @@ class GroupMember:
         self.running -= 1
         self._facts.append(Fact(mark, start.call, body))
         self._release(start.call.resource)
-        self._pump(now_ns)
+        if self._ready:
+            self._pump(now_ns)
         return True
 
     def on_tick(self, now_ns: int) -> None:
@@ -194,15 +198,17 @@ class GroupMember:
             encode_pen(frame),
             f"{self.identity.session:x}.{self.identity.instance}.{self._number}",
             self._fence(),
-            self.epoch,
+            frame,
             facts,
         )
         return self._in_flight
 
-    def on_acked(self, written: Written, now_ns: int) -> None:
-        """The frame is durable: its claims may start, its slots are free."""
+    def on_acked(self, written: Written, seq: int, now_ns: int) -> None:
+        """The frame is durable, as record `seq`: its claims may start, its slots are free."""
         self._in_flight = None
-        if not self.is_active or written.epoch != self.epoch:
+        if seq > self._position:
+            self._own_frames[seq] = written.frame  # it will come back by following: no need to decode it then
+        if not self.is_active or written.frame.epoch != self.epoch:
             return
         for fact in written.facts:
             if fact.mark is Mark.CLAIMED:
@@ -212,18 +218,20 @@ class GroupMember:
     def on_refused(self, written: Written, fence_seq: int, latest: Event | UnknownEvent | None) -> Written | None:
         """The fence refused the frame: `latest` is the event on the fence subject now, at `fence_seq`.
 
-        Returns the frame with the new fence if the pen is still ours, else drops it and steps down.
+        Returns the frame with the new fence if the pen is still ours, else drops it, and steps down if that frame was of this epoch.
         """
         if (
-            isinstance(latest, GroupPromoted)
+            self.is_active
+            and isinstance(latest, GroupPromoted)
             and (latest.holder, latest.incarnation) == (self.identity.instance, self.identity.incarnation)
-            and latest.epoch == written.epoch == self.epoch
+            and latest.epoch == written.frame.epoch == self.epoch
         ):
             self._fence_seq = fence_seq
             self._in_flight = written._replace(expect=self._fence())
             return self._in_flight
         self._in_flight = None
-        self._step_down()
+        if written.frame.epoch == self.epoch:  # else the frame is of an earlier epoch of ours: only the frame is lost
+            self._step_down()
         return None
 
     def on_lost_frame(self) -> None:

@@ -79,6 +79,7 @@ class PoolWorker:
         self._frame_of: dict[CallId, int] = {}
         self._ready: deque[OpenCall] = deque()
         self._claiming: set[CallId] = set()
+        self._watched: dict[CallId, tuple[OpenCall, Known]] = {}
         self._facts: deque[Fact] = deque()
         self._in_flight = False
         self._unanswered = 0
@@ -120,6 +121,7 @@ class PoolWorker:
         place = self._subjects.parse(record.subject)
         if place.kind == HA:
             self.topology.apply(record, place)
+            self._doubt_orphans()
         elif place.kind == PEN:
             self._on_pen(record, place)
             self._pump(now_ns)
@@ -143,6 +145,8 @@ class PoolWorker:
         self._pump(now_ns)
 
     def _take(self, call: OpenCall, delivery: Delivery, known: Known | None) -> None:
+        if known is not None and call.call_id not in self.seen:
+            self._remember(call.call_id, known)
         if known is not None and known.mark is not Mark.CLAIMED:
             return  # concluded: nothing is left to do
         delivery.open.add(call.call_id)
@@ -150,9 +154,24 @@ class PoolWorker:
         if known is None:
             self._calls[call.call_id] = call
             self._ready.append(call)
-        elif not self._is_alive(known):
+        else:
+            self._watch(call, known)
+
+    def _watch(self, call: OpenCall, claim: Known) -> None:
+        """Another worker claimed this call. While that one lives it is in its hands; its frame stays open here for the case that
+        it does not come to a conclusion.
+        """
+        if self._is_alive(claim):
+            self._watched[call.call_id] = (call, claim)
+        else:
             self._calls[call.call_id] = call
             self._conclude(Fact(Mark.IN_DOUBT, call, None))
+
+    def _doubt_orphans(self) -> None:
+        orphans = [(call, claim) for call, claim in self._watched.values() if not self._is_alive(claim)]
+        for call, claim in orphans:
+            del self._watched[call.call_id]
+            self._watch(call, claim)
 
     def _is_alive(self, claim: Known) -> bool:
         """Whether the run of the instance that made this claim still lives: then the call is in its hands."""
@@ -170,6 +189,8 @@ class PoolWorker:
         if any(call.deadline_ns <= now_ns for call in self._ready):
             waiting, self._ready = self._ready, deque()
             for call in waiting:
+                if call.call_id not in self._calls:  # another worker concluded it while it waited here
+                    continue
                 if call.deadline_ns <= now_ns:
                     self._conclude(Fact(Mark.EXPIRED, call, None))
                 else:
@@ -265,6 +286,7 @@ class PoolWorker:
 
     def _settle(self, call_id: CallId, outcome: tuple[CallId, int, bytes | None], *, mine: bool) -> None:
         call = self._calls.pop(call_id, None)
+        self._watched.pop(call_id, None)
         if call is not None and mine:
             self._replies.append((call.client, outcome))
         seq = self._frame_of.pop(call_id, 0)
@@ -277,7 +299,7 @@ class PoolWorker:
         if call_id in self._claiming:
             self._claiming.discard(call_id)
             self.running -= 1
-            del self._calls[call_id]  # its frame stays open here until the other worker's conclusion comes by
+            self._watch(self._calls.pop(call_id), self.seen[call_id])
 
     def _close(self, seq: int, delivery: Delivery) -> None:
         if not delivery.open:

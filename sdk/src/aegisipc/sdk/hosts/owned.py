@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from contextlib import suppress
 from typing import Any, Final
 
@@ -27,6 +28,8 @@ _log = structlog.get_logger("aegisipc.instance")
 _TICK_S: Final = 0.02
 _CATCH_UP_S: Final = 600.0
 _FOREVER: Final = float("inf")
+_SLICE: Final = 64
+"""Handlers started per turn of the event loop: the outcomes of the first ones are on their way while the rest run."""
 
 
 class OwnedHost:
@@ -50,7 +53,10 @@ class OwnedHost:
         self._asked: Subscription | None = None
         self._ticker: asyncio.TimerHandle | None = None
         self._running: set[asyncio.Task[None]] = set()
+        self._starts: deque[Start] = deque()
+        self._now_ns = parts.site.now_ns()
         self._is_pumping = False
+        self._is_resuming = False
         self._step_downs = 0
         self.signal = Signal()
         self.failure: BaseException | None = None
@@ -120,7 +126,8 @@ class OwnedHost:
     def _on_record(self, record: Record) -> None:
         try:
             self._site.observe(record.timestamp_ns)
-            self._member.on_record(record, self._site.now_ns())
+            self._now_ns = self._site.now_ns()
+            self._member.on_record(record, self._now_ns)
             self._pump()
         except BaseException as error:
             self._fail(error)
@@ -128,7 +135,8 @@ class OwnedHost:
         self.signal.notify()
 
     def _tick(self) -> None:
-        self._member.on_tick(self._site.now_ns())
+        self._now_ns = self._site.now_ns()
+        self._member.on_tick(self._now_ns)
         self._pump()
         self._ticker = self._loop.call_later(_TICK_S, self._tick)
 
@@ -149,14 +157,25 @@ class OwnedHost:
         try:
             if self._member.step_downs != self._step_downs:
                 self._step_downs = self._member.step_downs
+                self._starts.clear()
                 for task in self._running:
                     task.cancel()
-            while starts := self._member.take_starts():
-                for start in starts:
-                    self._run(start)
+            self._starts.extend(self._member.take_starts())
+            for _ in range(_SLICE):
+                if not self._starts:
+                    break
+                self._run(self._starts.popleft())
+                self._starts.extend(self._member.take_starts())
         finally:
             self._is_pumping = False
         self._commit.kick()
+        if self._starts and not self._is_resuming:
+            self._is_resuming = True
+            self._loop.call_soon(self._resume)
+
+    def _resume(self) -> None:
+        self._is_resuming = False
+        self._pump()
 
     def _run(self, start: Start) -> None:
         # Eager: a handler that never waits finishes here, without a trip through the event loop.
@@ -167,7 +186,9 @@ class OwnedHost:
 
     async def _execute(self, start: Start) -> None:
         mark, body = await self._executor.execute(start.call, start.epoch)
-        if self._member.on_finished(start, mark, body, self._site.now_ns()):
+        if not self._is_pumping:  # else it finished at once, within the turn that read the clock
+            self._now_ns = self._site.now_ns()
+        if self._member.on_finished(start, mark, body, self._now_ns):
             self._pump()
             if self._member.is_draining:
                 self.signal.notify()
@@ -184,10 +205,11 @@ class OwnedHost:
     def _out(self, written: Written) -> OutFrame:
         return OutFrame(self._pen_subject, written.payload, written.record_id, written.expect, _FOREVER, written)
 
-    def acked(self, frame: OutFrame, appended: Appended) -> None:  # noqa: ARG002 - where it is stored comes back by following
+    def acked(self, frame: OutFrame, appended: Appended) -> None:
         """The outcomes are durable: tell their callers, start what was claimed."""
         written: Written = frame.content
-        self._member.on_acked(written, self._site.now_ns())
+        self._now_ns = self._site.now_ns()
+        self._member.on_acked(written, appended.seq, self._now_ns)
         for client, outcomes in self._member.replies(written).items():
             self._reply(client, outcomes)
         self._pump()
@@ -207,12 +229,12 @@ class OwnedHost:
         again = self._member.on_refused(frame.content, latest.seq if latest else 0, event)
         if again is not None:
             return self._out(again)
-        _log.warning("fenced", instance=who.instance, epoch=frame.content.epoch, now=repr(event), error=describe(error))
+        _log.warning("fenced", instance=who.instance, epoch=frame.content.frame.epoch, now=repr(event), error=describe(error))
         self._pump()
         return None
 
     def gave_up(self, frame: OutFrame, error: AegisError, *, maybe_stored: bool) -> None:
         """The log cannot take the frame at all: go no further on a hole."""
-        _log.error("outcomes_not_written", error=describe(error), maybe_stored=maybe_stored, epoch=frame.content.epoch)
+        _log.error("outcomes_not_written", error=describe(error), maybe_stored=maybe_stored, epoch=frame.content.frame.epoch)
         self._member.on_lost_frame()
         self._fail(error)

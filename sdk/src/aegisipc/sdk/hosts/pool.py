@@ -205,7 +205,7 @@ class PoolHost:
     def _on_pulled(self, message: Message) -> None:
         self._pulls = max(0, self._pulls - 1)
         if not message.reply.startswith("$JS.ACK."):
-            status = (message.headers or {}).get("Status", "")
+            status = message.headers.get("Status", "")
             if status in ("409", "503"):
                 self._spawn(self._after_reconnect())
             elif status in ("404", "408"):

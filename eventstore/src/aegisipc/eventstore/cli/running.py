@@ -1,0 +1,96 @@
+"""Runs a verb. The one place where an error becomes a message and an exit code.
+
+======  ==========================================================
+code    meaning
+======  ==========================================================
+0       done
+1       it could not be done: ``error: …`` on stderr says why
+2       bad usage: the arguments make no sense (argparse says so)
+130     interrupted with Ctrl-C
+141     whoever read our output stopped reading
+======  ==========================================================
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from aegisipc.eventstore.cli import Verb, say
+from aegisipc.eventstore.errors import AegisError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from argparse import Namespace
+    from collections.abc import Coroutine
+    from typing import Any
+
+INTERRUPTED = 130
+BROKEN_PIPE = 141
+
+
+def run_verb(verb: Verb, args: Namespace) -> int:
+    """Run `verb` with its parsed arguments and return the exit code."""
+    from aegisipc.eventstore.cli.logs import configure_logging  # noqa: PLC0415 - only to run a verb
+
+    configure_logging("DEBUG" if args.verbose else "INFO" if verb.serves else "WARNING")
+    try:
+        code = verb.run(args)
+        sys.stdout.flush()
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BrokenPipeError:
+        return _on_broken_pipe()
+    except AegisError as error:
+        return _fail(args, error.code, error.message, error.details, _for_people(error))
+    except OSError as error:
+        message = _os_message(error)
+        return _fail(args, "os_error", message, {}, message)
+    return code
+
+
+def run_async(main: Coroutine[Any, Any, int]) -> int:
+    """Run `main` in an event loop, with uvloop where it is installed, and return its exit code."""
+    try:
+        import uvloop  # noqa: PLC0415 - optional
+    except ImportError:
+        import asyncio  # noqa: PLC0415 - the top of verbs' modules is imported for --help
+
+        return asyncio.run(main)
+    return int(uvloop.run(main))
+
+
+def _fail(args: Namespace, code: str, message: str, details: dict[str, Any], shown: str) -> int:
+    say(f"error: {shown}")
+    if getattr(args, "json", False):
+        from aegisipc.eventstore.cli.output import print_json  # noqa: PLC0415 - only then
+
+        try:
+            print_json({"error": {"code": code, "message": message, "details": details}})
+        except BrokenPipeError:
+            return _on_broken_pipe()
+    return 1
+
+
+def _for_people(error: AegisError) -> str:
+    """The message; and for an error that a handler raised, its code and details, which are the handler's own."""
+    if "remote_code" not in error.details:
+        return error.message
+    from aegisipc.eventstore.cli.output import pretty_json, printable  # noqa: PLC0415 - only then
+
+    details = {k: v for k, v in error.details.items() if k != "remote_code"}
+    lines = [f"{error.code}: {error.message}", *(f"{name}: {pretty_json(v)}" for name, v in details.items())]
+    return "\n  ".join(printable(line) if "\n" not in line else line for line in lines)
+
+
+def _os_message(error: OSError) -> str:
+    where = f" {str(error.filename)!r}" if error.filename else ""
+    return f"cannot use{where or ' the operating system'}: {error.strerror or error}"
+
+
+def _on_broken_pipe() -> int:
+    """Nobody reads us any more (as with ``| head``): leave nothing for the interpreter to flush in vain."""
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, sys.stdout.fileno())
+    os.close(null)
+    return BROKEN_PIPE

@@ -1,0 +1,1 @@
+"""``aegis demo``: a flow of orders through real processes, and a recount of what happened from the log."""

@@ -1,0 +1,153 @@
+"""One performance of the demonstration, from the flow to the verdict."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import tempfile
+import time
+from argparse import Namespace
+from collections.abc import AsyncIterator, Coroutine, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+from rich.console import Console
+
+from aegisipc.eventstore.cli import say
+from aegisipc.eventstore.cli.output import print_json
+from aegisipc.eventstore.errors import AegisError
+from aegisipc.eventstore.nats.connection import Connection
+from aegisipc.eventstore.nats.options import ConnectOptions
+from aegisipc.eventstore.streams import open_log
+from aegisipc.eventstore.subjects import subjects_of
+from examples.demo.display import Display, display_for
+from examples.demo.flow import SHIPPED, Place, Step, accounts_of, groups_of, read_flow
+from examples.demo.generate import SHIPPED_ORDERS, generate
+from examples.demo.play import play
+from examples.demo.recount import Recount, recount
+from examples.demo.stage import NAMESPACE, Stage
+from examples.demo.summary import Summary, summarize
+from examples.demo.tally import Tally
+from examples.demo.verdict import verdict
+
+_INTERRUPTED: Final = 130
+
+
+class DataDirNotEmpty(AegisError):
+    """The directory for the log holds something already. Field: ``path``."""
+
+    code = "data_dir_not_empty"
+
+
+async def perform(args: Namespace) -> int:
+    """Play the flow that `args` name and return the exit code."""
+    steps = read_flow(args.orders or SHIPPED) if args.seed is None else generate(args.seed, SHIPPED_ORDERS)
+    began_s = time.perf_counter()
+    try:
+        with data_dir(args.data) as place, ended_by_sigterm():
+            summary = await rehearsed(place, steps, args)
+    except asyncio.CancelledError:
+        say("demo: stopped")
+        return _INTERRUPTED
+    total_s = time.perf_counter() - began_s
+    if args.json:
+        print_json({**summary.to_json(), "total_s": round(total_s, 2), "fsync": not args.no_fsync})
+    else:
+        Console().print(verdict(summary, total_s, args.data))
+    return 0 if summary.is_good else 1
+
+
+async def rehearsed(place: Path, steps: Sequence[Step], args: Namespace) -> Summary:
+    """Set the stage, play, recount, clear the stage."""
+    tally = Tally(len(steps))
+    with display_for(_title(steps, fsync=not args.no_fsync)) as display:
+        display.phase("starting")
+        async with (
+            ticking(display),
+            Stage(place, groups_of(steps), fsync=not args.no_fsync, tell=display.process) as stage,
+        ):
+            display.phase("playing")
+            display.show(tally)
+            playing = play(stage.url, NAMESPACE, steps, tally, concurrency=args.concurrency)
+            await guarded(playing, stage.watch())
+            display.phase("recounting from the log")
+            counted = await guarded(recounted(stage.url), stage.watch())
+            display.phase("clearing up")
+    return summarize(tally, counted)
+
+
+async def recounted(url: str) -> Recount:
+    """Read the log by a connection of its own."""
+    subjects = subjects_of(NAMESPACE)
+    async with await Connection.open(ConnectOptions(url, name="aegis:demo:recount")) as connection:
+        return await recount(await open_log(connection, subjects), subjects)
+
+
+async def guarded[T](work: Coroutine[Any, Any, T], guard: Coroutine[Any, Any, None]) -> T:
+    """Do `work`; if `guard` ends first, which it does by raising, stop and raise that."""
+    tasks = (asyncio.ensure_future(work), asyncio.ensure_future(guard))
+    try:
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        if tasks[1] in done:
+            tasks[1].result()
+        return await tasks[0]
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+@asynccontextmanager
+async def ticking(display: Display) -> AsyncIterator[None]:
+    """Let the display draw as often as it wants to."""
+
+    async def tick() -> None:
+        while True:
+            await asyncio.sleep(display.every_s)
+            display.tick()
+
+    task = asyncio.ensure_future(tick())
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+@contextmanager
+def data_dir(chosen: Path | None) -> Iterator[Path]:
+    """Give a directory for everything: a temporary one, or the chosen one, which must be empty.
+
+    Raises:
+        DataDirNotEmpty: an older log there would be counted, too.
+    """
+    if chosen is None:
+        with tempfile.TemporaryDirectory(prefix="aegis-demo-") as made:
+            yield Path(made)
+        return
+    chosen.mkdir(parents=True, exist_ok=True)
+    if any(chosen.iterdir()):
+        raise DataDirNotEmpty(
+            f"cannot use {chosen}: it is not empty; give a new directory, or remove this one",
+            path=str(chosen),
+        )
+    yield chosen
+
+
+@contextmanager
+def ended_by_sigterm() -> Iterator[None]:
+    """End as cleanly by SIGTERM as by Ctrl-C: children are stopped, files removed."""
+    task, loop = asyncio.current_task(), asyncio.get_running_loop()
+    if task is not None:
+        loop.add_signal_handler(signal.SIGTERM, task.cancel)
+    try:
+        yield
+    finally:
+        loop.remove_signal_handler(signal.SIGTERM)
+
+
+def _title(steps: Sequence[Step], *, fsync: bool) -> str:
+    orders = sum(isinstance(step, Place) for step in steps)
+    synced = "every write synced" if fsync else "writes not synced"
+    return f"AegisIPC demo: {orders:,} orders of {len(accounts_of(steps))} accounts, {synced}"

@@ -1,0 +1,194 @@
+"""The recount: what happened, from the log alone.
+
+It reads every call frame and every pen frame of the namespace and counts with code of its own; it shares
+neither memory with the clients nor folds with the services, only the format of a frame. So it can disagree
+with them, and that is its purpose.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from pydantic import ValidationError
+
+from aegisipc.eventstore.codec import decode, type_codec
+from aegisipc.eventstore.errors import AegisError, MalformedPayload
+from aegisipc.eventstore.frames import Mark, decode_calls, decode_pen
+from aegisipc.eventstore.ids import CallId, format_call_id
+from aegisipc.eventstore.log import BEGINNING, Log, Record, Start
+from aegisipc.eventstore.subjects import CALL, PEN, Subjects
+from examples.demo.tally import ANSWERED, Ending, Seen
+
+ENDING_OF: Final = {
+    Mark.SUCCEEDED: Ending.SUCCEEDED,
+    Mark.FAILED: Ending.FAILED,
+    Mark.EXPIRED: Ending.EXPIRED,
+    Mark.IN_DOUBT: Ending.IN_DOUBT,
+}
+
+_MAX_SHOWN: Final = 5
+
+
+@dataclass(slots=True)
+class Traced:
+    """One call as the log tells it. A doubt and its resolution are one conclusion: the resolution counts."""
+
+    target: str
+    seq: int
+    claims: int = 0
+    conclusions: int = 0
+    was_doubted: bool = False
+    mark: Mark | None = None
+    body: bytes | None = None
+
+
+@dataclass
+class Recount:
+    """Everything counted so far; :meth:`add` takes the next record."""
+
+    calls: dict[CallId, Traced] = field(default_factory=dict)
+    frames: int = 0
+    frames_stored_twice: int = 0
+    frames_unreadable: int = 0
+    accepted_twice: int = 0
+    strays: int = 0
+    """Claims and conclusions of calls that the log does not hold before them."""
+    _numbers: set[tuple[str, int, int]] = field(default_factory=set, repr=False)
+
+    def add(self, record: Record, subjects: Subjects) -> None:
+        """Count one record; those that are no frames of calls or outcomes are passed over."""
+        try:
+            place = subjects.parse(record.subject)
+            if place.kind == CALL:
+                self._add_calls(record, place.service)
+            elif place.kind == PEN:
+                self._add_facts(record)
+        except MalformedPayload:
+            self.frames_unreadable += 1
+
+    def _add_calls(self, record: Record, service: str) -> None:
+        frame = decode_calls(record.payload, bodies=False)
+        if not self._is_new(record.subject, frame.session, frame.number):
+            return
+        for entry in frame.entries:
+            if entry.call_id in self.calls:
+                self.accepted_twice += 1
+            else:
+                self.calls[entry.call_id] = Traced(f"{service}.{entry.method}", record.seq)
+
+    def _add_facts(self, record: Record) -> None:
+        frame = decode_pen(record.payload)
+        if not self._is_new(record.subject, frame.session, frame.number):
+            return
+        for (mark, call_id), body in zip(frame.entries, frame.bodies, strict=True):
+            call = self.calls.get(call_id)
+            if call is None:
+                self.strays += 1
+            elif mark is Mark.CLAIMED:
+                call.claims += 1
+            else:
+                call.conclusions += mark is not Mark.IN_DOUBT
+                call.was_doubted |= mark is Mark.IN_DOUBT
+                if call.mark in (None, Mark.IN_DOUBT):  # otherwise the first one counts
+                    call.mark, call.body = mark, body
+
+    def _is_new(self, subject: str, session: int, number: int) -> bool:
+        """A frame that was sent again and stored twice is one frame: readers take its first copy."""
+        self.frames += 1
+        key = (subject, session, number)
+        if key in self._numbers:
+            self.frames_stored_twice += 1
+            return False
+        self._numbers.add(key)
+        return True
+
+    @property
+    def endings(self) -> Counter[Ending]:
+        """How many calls ended how."""
+        return Counter(ENDING_OF[call.mark] for call in self.calls.values() if call.mark is not None)
+
+    @property
+    def codes(self) -> Counter[str]:
+        """How many calls failed with which error."""
+        return Counter(error_code(call) for call in self.calls.values() if call.mark is Mark.FAILED)
+
+    @property
+    def lost(self) -> list[CallId]:
+        """Calls without any outcome."""
+        return [call_id for call_id, call in self.calls.items() if call.mark is None]
+
+    @property
+    def duplicates(self) -> list[CallId]:
+        """Calls with more than one conclusion."""
+        return [call_id for call_id, call in self.calls.items() if call.conclusions > 1]
+
+    @property
+    def started_twice(self) -> list[CallId]:
+        """Calls that were claimed more than once."""
+        return [call_id for call_id, call in self.calls.items() if call.claims > 1]
+
+
+async def recount(log: Log, subjects: Subjects, start: Start = BEGINNING) -> Recount:
+    """Read the log from `start` to its end and count."""
+    counted = Recount()
+    async for record in log.read([subjects.everything], start=start):
+        counted.add(record, subjects)
+    return counted
+
+
+def error_code(call: Traced) -> str:
+    """Return the code of the error that a failed call has in the log."""
+    try:
+        return str(decode(call.body or b"")["code"])
+    except (AegisError, KeyError, TypeError):
+        return "unreadable"
+
+
+def differences(
+    counted: Recount, seen: Iterable[Seen], results: Mapping[str, type | Any]
+) -> tuple[int, list[str]]:
+    """Compare what clients saw with the log: how many calls differ, and the first few in words.
+
+    `results` are the types by which the clients read results, per method. A call that got no answer differs,
+    too, as does one that only the log knows: no client may miss anything.
+    """
+    found: list[str] = []
+    known: set[CallId] = set()
+    for one in seen:
+        if one.ending is Ending.NOT_ACCEPTED:
+            continue
+        known.add(one.call_id)
+        why = _difference(counted.calls.get(one.call_id), one, results)
+        if why:
+            found.append(f"{one.target} {format_call_id(one.call_id)}: {why}")
+    found += [
+        f"{call.target} {format_call_id(call_id)}: it is in the log, but no client made it"
+        for call_id, call in counted.calls.items()
+        if call_id not in known
+    ]
+    return len(found), found[:_MAX_SHOWN]
+
+
+def _difference(call: Traced | None, seen: Seen, results: Mapping[str, type | Any]) -> str:
+    if call is None or call.mark is None:
+        what = "the log does not hold it" if call is None else "the log has no outcome"
+        return f"its caller saw {seen.ending}, but {what}" if seen.ending in ANSWERED else ""
+    recorded = ENDING_OF[call.mark]
+    if seen.ending is Ending.IN_DOUBT and call.was_doubted:
+        return ""  # that was the outcome then, whatever became of the doubt
+    if recorded is not seen.ending:
+        return f"its caller saw {seen.ending}, the log says {recorded}"
+    if recorded is Ending.FAILED and error_code(call) != seen.code:
+        return f"its caller saw the error {seen.code}, the log says {error_code(call)}"
+    return _other_result(call, seen, results) if recorded is Ending.SUCCEEDED else ""
+
+
+def _other_result(call: Traced, seen: Seen, results: Mapping[str, type | Any]) -> str:
+    try:
+        result = type_codec(results[seen.target]).decode(call.body or b"")
+    except (AegisError, ValidationError, KeyError) as error:
+        return f"the log's result cannot be read: {type(error).__name__}"
+    return "" if result == seen.value else "its caller saw another result than the log holds"

@@ -1,0 +1,93 @@
+"""``aegis router``: run a router."""
+
+from __future__ import annotations
+
+import os
+from argparse import ArgumentParser, Namespace
+
+from aegisipc.eventstore.cli import Verb, add_connection_options, add_json_option, add_wait_option
+
+
+def configure(parser: ArgumentParser) -> None:
+    """Add the verb's arguments."""
+    parser.add_argument("--name", metavar="ID", help="this router's name (default: made up)")
+    parser.add_argument(
+        "--replicas", type=int, default=1, metavar="N", help="copies of the log to make it with (default: 1)"
+    )
+    parser.add_argument(
+        "--max-bytes", type=int, default=0, metavar="N", help="size limit of the log (default: 0, none)"
+    )
+    parser.add_argument(
+        "--max-age",
+        type=float,
+        default=0,
+        metavar="SECONDS",
+        help="keep records for so long (default: 0, ever)",
+    )
+    parser.add_argument(
+        "--system-url",
+        default=os.environ.get("AEGIS_SYSTEM_URL"),
+        metavar="URL",
+        help="the server with credentials of its system account, which hears of lost connections at once "
+        "(default: $AEGIS_SYSTEM_URL)",
+    )
+    add_policy_options(parser)
+    add_json_option(parser)
+    add_connection_options(parser)
+    add_wait_option(parser)
+    parser.set_defaults(usage_error=parser.error)
+
+
+def add_policy_options(parser: ArgumentParser) -> None:
+    """Add what says when silence means something."""
+    parser.add_argument(
+        "--suspect-after-ms",
+        type=int,
+        default=1000,
+        metavar="MS",
+        help="an instance that is silent for so long is suspected (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--lost-after-ms",
+        type=int,
+        default=3000,
+        metavar="MS",
+        help="and for so long, lost: a standby takes over (default: %(default)s)",
+    )
+
+
+def check_policy(args: Namespace) -> None:
+    """Refuse limits that make no sense."""
+    if args.suspect_after_ms < 1 or args.lost_after_ms < args.suspect_after_ms:
+        args.usage_error("--suspect-after-ms is at least 1, and --lost-after-ms not below it")
+
+
+def run(args: Namespace) -> int:
+    """Run the router until SIGTERM or SIGINT."""
+    check_policy(args)
+    if args.replicas < 1 or args.max_bytes < 0 or args.max_age < 0:
+        args.usage_error("--replicas is at least 1; --max-bytes and --max-age are 0 or more")
+
+    from aegisipc.eventstore.cli.running import run_async  # noqa: PLC0415 - see eventstore.cli
+    from aegisipc.router.cli.routing import route  # noqa: PLC0415 - heavy
+
+    return run_async(route(args))
+
+
+VERB = Verb(
+    "router",
+    "run a router: it admits instances, promotes standbys, watches pulses",
+    configure,
+    run,
+    description="""\
+Run a router until SIGTERM or Ctrl-C.
+
+It makes the namespace's log where there is none (with --replicas, --max-bytes and --max-age), reads it, and
+prints a line that starts with 'ready' once it follows. One of the routers of a namespace leads; the others
+take over when it is gone. Calls do not pass through a router: without any, calls go on, but nobody is
+promoted.""",
+    examples="""\
+aegis router --url nats://127.0.0.1:4222
+aegis router --name router-1 --replicas 3 --max-age 604800""",
+    serves=True,
+)

@@ -1,0 +1,102 @@
+"""A router in the foreground."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from argparse import Namespace
+from typing import Final
+
+from aegisipc.eventstore.cli import say
+from aegisipc.eventstore.cli.output import print_json
+from aegisipc.eventstore.cli.waiting import patiently
+from aegisipc.eventstore.errors import LogFailed
+from aegisipc.eventstore.nats.options import ConnectOptions
+from aegisipc.eventstore.streams import LogOptions
+from aegisipc.router.application.router import Router, RouterOptions
+from aegisipc.router.domain.decide import Policy
+
+_LOOK_S: Final = 0.2
+
+
+async def route(args: Namespace) -> int:
+    """Start a router, and run it until a signal comes or it fails."""
+    options = RouterOptions(
+        args.url,
+        args.namespace,
+        id=args.name,
+        log=LogOptions(replicas=args.replicas, max_bytes=args.max_bytes, max_age_s=args.max_age),
+        policy=Policy(suspect_after_ms=args.suspect_after_ms, lost_after_ms=args.lost_after_ms),
+    )
+    if args.system_url:
+        say("--system-url is not used yet: failures are noticed by missing heartbeats alone")
+    stopping = asyncio.Event()
+    starting = asyncio.get_running_loop().create_task(patiently(lambda: _started(options), args.wait))
+
+    def stop() -> None:
+        stopping.set()
+        starting.cancel()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop)
+    try:
+        router = await starting
+    except asyncio.CancelledError:
+        if stopping.is_set():
+            return 0
+        raise
+    try:
+        _announce(args, router)
+        await _until_over(router, stopping)
+    finally:
+        await router.stop()
+    say(f"stopped router {router.me.id}")
+    return 0
+
+
+async def _started(options: RouterOptions) -> Router:
+    router = Router(options)
+    await router.start()
+    return router
+
+
+def _announce(args: Namespace, router: Router) -> None:
+    servers = ",".join(endpoint.url for endpoint in ConnectOptions(args.url).endpoints())
+    if args.json:
+        print_json(
+            {
+                "ready": True,
+                "router": router.me.id,
+                "url": servers,
+                "namespace": args.namespace,
+                "pid": os.getpid(),
+                "position": router.state.position,
+                "replay_s": router.replay_s,
+            }
+        )
+        return
+    print(
+        f"ready router {router.me.id} of {args.namespace} at {servers}"
+        f" (read {router.state.position} records in {router.replay_s:.2f} s)",
+        flush=True,
+    )
+
+
+async def _until_over(router: Router, stopping: asyncio.Event) -> None:
+    """Return when a signal came.
+
+    Raises:
+        LogFailed: the router cannot go on: its fold failed.
+    """
+    while not stopping.is_set():
+        if router.failure is not None:
+            raise LogFailed(
+                f"cannot route any more: folding the log failed at sequence {router.state.position} "
+                f"({type(router.failure).__name__}: {router.failure}); start the router again"
+            )
+        try:
+            async with asyncio.timeout(_LOOK_S):
+                await stopping.wait()
+        except TimeoutError:
+            continue

@@ -1,0 +1,1 @@
+"""Verbs of the `aegis` command that the library contributes: serve, call."""

@@ -1,0 +1,148 @@
+"""``aegis call``: call a method from a terminal or a script."""
+
+from __future__ import annotations
+
+import json
+from argparse import ArgumentParser, Namespace
+
+from aegisipc.eventstore.cli import Verb, add_connection_options, add_json_option
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from aegisipc.sdk.pending import Pending
+
+_OF_THE_CALL = frozenset({"returns", "resource_id", "timeout"})
+
+
+def configure(parser: ArgumentParser) -> None:
+    """Add the verb's arguments."""
+    parser.add_argument("target", nargs="?", metavar="SERVICE.METHOD", help="what to call")
+    parser.add_argument(
+        "arguments", nargs="*", metavar="ARG", help="an argument, as JSON: 5, true, '\"text\"', '{…}'"
+    )
+    parser.add_argument(
+        "--kw", action="append", default=[], metavar="NAME=JSON", help="an argument by name; repeatable"
+    )
+    parser.add_argument("--resource-id", metavar="ID", help="the resource that the call is about")
+    parser.add_argument(
+        "--timeout",
+        type=float,
+        metavar="SECONDS",
+        help="deadline of the call (default: 30); with --attach, how long to wait for the outcome",
+    )
+    how = parser.add_mutually_exclusive_group()
+    how.add_argument("--submit", action="store_true", help="make the call durable, print its id, do not wait")
+    how.add_argument("--attach", metavar="CALL_ID", help="print the outcome of a call that was made before")
+    parser.add_argument("--name", metavar="CLIENT", help="this client's stable name (default: made up)")
+    add_json_option(parser)
+    add_connection_options(parser)
+    parser.set_defaults(usage_error=parser.error)
+
+
+def run(args: Namespace) -> int:
+    """Make the call, or attach to one."""
+    positional, named = _check(args)
+
+    from aegisipc.eventstore.cli.running import run_async  # noqa: PLC0415 - see eventstore.cli
+
+    return run_async(_call(args, positional, named))
+
+
+def _check(args: Namespace) -> tuple[list[Any], dict[str, Any]]:
+    """Refuse what makes no sense together, and read the arguments."""
+    if args.attach is not None and (args.target is not None or args.kw):
+        args.usage_error("--attach takes the call's id and nothing else: no SERVICE.METHOD, no arguments")
+    if args.attach is None and args.target is None:
+        args.usage_error("name what to call (SERVICE.METHOD), or a call to --attach to")
+    if args.timeout is not None and not args.timeout > 0:
+        args.usage_error("--timeout: give a number of seconds above 0")
+    positional = [_parsed(text, f"argument {i}", args) for i, text in enumerate(args.arguments, 1)]
+    named: dict[str, Any] = {}
+    for pair in args.kw:
+        name, equals, text = pair.partition("=")
+        if not equals or not name.isidentifier():
+            args.usage_error(f"--kw {pair}: write NAME=JSON, as in --kw quantity=5")
+        if name in named:
+            args.usage_error(f"--kw {name} is given twice")
+        if name in _OF_THE_CALL:
+            args.usage_error(f"--kw {name}: that is the call's own; give this argument by position")
+        named[name] = _parsed(text, f"--kw {name}", args)
+    return positional, named
+
+
+def _parsed(text: str, what: str, args: Namespace) -> Any:
+    try:
+        return json.loads(text, parse_constant=_refuse_constant)
+    except ValueError as error:
+        hint = (
+            f"; quote text for JSON and for the shell: '{json.dumps(text)}'" if _looks_like_text(text) else ""
+        )
+        args.usage_error(f"{what} is not JSON: {text!r} ({error}){hint}")
+        raise
+
+
+def _refuse_constant(name: str) -> Any:
+    raise ValueError(f"JSON has no {name}")
+
+
+def _looks_like_text(text: str) -> bool:
+    return not text.startswith(("{", "[", '"')) and "'" not in text
+
+
+async def _call(args: Namespace, positional: list[Any], named: dict[str, Any]) -> int:
+    from aegisipc.sdk.client import connect  # noqa: PLC0415 - heavy
+
+    options = {"namespace": args.namespace, "name": args.name}
+    async with connect(args.url, **options) as client:
+        if args.attach is not None:
+            pending: Pending = await client.attach(args.attach)
+            _show(args, pending.call_id, await pending.result(args.timeout))
+            return 0
+        pending = await client.submit(
+            args.target, *positional, resource_id=args.resource_id, timeout=args.timeout, **named
+        )
+        if args.submit:
+            _show_submitted(args, pending.call_id)
+        else:
+            _show(args, pending.call_id, await pending.result())
+    return 0
+
+
+def _show_submitted(args: Namespace, call_id: str) -> None:
+    from aegisipc.eventstore.cli.output import print_json  # noqa: PLC0415 - see eventstore.cli
+
+    if args.json:
+        print_json({"call_id": call_id})
+    else:
+        print(call_id)
+
+
+def _show(args: Namespace, call_id: str, result: object) -> None:
+    from aegisipc.eventstore.cli.output import pretty_json, print_json  # noqa: PLC0415 - see eventstore.cli
+
+    if args.json:
+        print_json({"call_id": call_id, "result": result})
+    else:
+        print(pretty_json(result))
+
+
+VERB = Verb(
+    "call",
+    "call a method, and print its result",
+    configure,
+    run,
+    description="""\
+Call a method of a service and print its result as JSON.
+
+The call is durable once it is accepted: with --submit its id is all that is waited for, and --attach prints
+its outcome later, from anywhere. Exit code 1 says that the call has an error as its outcome, or no outcome
+in time; the message says which.""",
+    examples="""\
+aegis call orders.position '"acc_1"' --resource-id acc_1
+aegis call orders.place '{"symbol": "ABC", "quantity": 5}' --resource-id acc_1 --json
+aegis call orders.place --kw order='{"symbol": "ABC", "quantity": 5}' --resource-id acc_1 --submit
+aegis call --attach 019a9e6e-8d5b-7000-8000-3b9aca000001""",
+    intermixed=True,
+)

@@ -1,0 +1,70 @@
+"""``aegis serve``: run one instance of a service."""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser, Namespace
+
+from aegisipc.eventstore.cli import Verb, add_connection_options, add_json_option, add_wait_option
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from aegisipc.sdk.service import Service
+
+
+def configure(parser: ArgumentParser) -> None:
+    """Add the verb's arguments."""
+    parser.add_argument("where", metavar="MODULE:ATTR", help="the service: where to import it from")
+    parser.add_argument("--group", metavar="NAME", help="group to join (default: named by its resources)")
+    parser.add_argument(
+        "--resource",
+        action="append",
+        default=[],
+        dest="resources",
+        metavar="ID",
+        help="a resource that the group serves; repeat it for more. Without any, join the service's pool",
+    )
+    parser.add_argument("--instance", metavar="ID", help="name of this instance (default: made up)")
+    add_json_option(parser)
+    add_connection_options(parser)
+    add_wait_option(parser)
+
+
+def run(args: Namespace) -> int:
+    """Run the instance until SIGTERM or SIGINT."""
+    from aegisipc.eventstore.cli.running import run_async  # noqa: PLC0415 - see eventstore.cli
+    from aegisipc.sdk.cli.loading import ServiceNotFound, load_service  # noqa: PLC0415 - as above
+
+    try:
+        service = load_service(args.where)
+    except ServiceNotFound as error:
+        if args.verbose and error.__cause__ is not None:
+            import traceback  # noqa: PLC0415 - only then
+
+            traceback.print_exception(error.__cause__)
+        raise
+    return run_async(_serve(service, args))
+
+
+async def _serve(service: Service, args: Namespace) -> int:
+    from aegisipc.sdk.cli.serving import Serving  # noqa: PLC0415 - heavy
+
+    return await Serving(service, args).run()
+
+
+VERB = Verb(
+    "serve",
+    "run an instance of a service",
+    configure,
+    run,
+    description="""\
+Run one instance of a service until SIGTERM or Ctrl-C; then finish what runs and leave.
+
+With --resource it joins the group that serves these resources: the first instance is active, further ones
+are standbys that take over when it is gone. Without, it joins the service's pool, and calls are shared out.
+Prints a line that starts with 'ready' once it is registered.""",
+    examples="""\
+aegis serve examples.orders:orders --resource acc_1 --resource acc_2
+aegis serve examples.orders:orders --resource acc_1 --resource acc_2     # again: a standby
+aegis serve examples.prices:prices                                       # a pool""",
+    serves=True,
+)
