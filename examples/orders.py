@@ -133,7 +133,7 @@ ledgers: dict[str, Ledger] = {}
 def ledger_of(account: str, ctx: Context) -> Ledger:
     """Return the books of `account`, opening them at their first use."""
     if ACCOUNT.fullmatch(account) is None or ctx.resource_id not in (account, None):
-        raise ServiceError("unknown_account", f"there is no account {account} here", account=account)
+        raise ServiceError("unknown_account", f"no account {account} at {ctx.resource_id}", account=account)
     return ledgers.setdefault(account, Ledger())
 
 

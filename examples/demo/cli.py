@@ -57,11 +57,11 @@ VERB = Verb(
     description="""\
 Play a flow of orders through real processes, and recount what happened from the log.
 
-Starts a broker (each write synced to disk, unless --no-fsync is given), a router, two order gateways that own
-the accounts of a desk each, and a pool of two quote services; plays the orders from several clients; then
-reads the log and counts: how many calls were accepted, what became of them, whether any was lost or has two
-outcomes, and whether every client saw what the log says. Exit code 1 if anything is wrong. Everything is
-stopped and removed at the end.""",
+Starts a broker (each write synced to disk, unless --no-fsync is given), a router, two order gateways with
+half of the accounts each, and a pool of two quote services; plays the orders from several clients, as fast
+as they go; then reads the log and counts: how many calls were accepted, what became of them, whether any was
+lost or has two outcomes, and whether every client saw what the log says. Exit code 1 if anything is wrong.
+Everything is stopped and removed at the end.""",
     examples="""\
 aegis demo
 aegis demo --json

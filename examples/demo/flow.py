@@ -82,7 +82,7 @@ _STEP: Final[TypeAdapter[Step]] = TypeAdapter(
 
 
 class FlowInvalid(AegisError):
-    """A file that cannot be played. Fields: ``path``, and for a bad line ``line`` and ``field``."""
+    """A file that cannot be played. Fields: ``path``; for a bad line ``line``, ``field`` ("" for all)."""
 
     code = "flow_invalid"
 
@@ -134,7 +134,7 @@ def parse_flow(lines: Iterable[bytes], path: str) -> list[Step]:
             raise _invalid(path, number, "account", f"more than {MAX_ACCOUNTS} accounts")
         steps.append(step)
         if len(steps) > MAX_STEPS:
-            raise _invalid(path, number, "(line)", f"more than {MAX_STEPS} steps")
+            raise _invalid(path, number, "", f"more than {MAX_STEPS} steps")
     return steps
 
 
@@ -168,15 +168,16 @@ def _explain(error: Any) -> tuple[str, str]:
             return "do", "missing; it is 'place', 'cancel', 'position' or 'quote'"
         case "union_tag_invalid":
             return "do", "it is 'place', 'cancel', 'position' or 'quote'"
-        case "json_invalid" | "model_attributes_type":
-            return "(line)", f"not a JSON object ({message})"
+        case "json_invalid" | "model_attributes_type" | "dict_type":
+            return "", f"not a JSON object ({message})"
         case "extra_forbidden":
             return ".".join(loc), "there is no such field"
         case "missing":
             return ".".join(loc), "missing"
         case _:
-            return ".".join(loc) or "(line)", message
+            return ".".join(loc) or "", message
 
 
 def _invalid(path: str, number: int, field: str, message: str) -> FlowInvalid:
-    return FlowInvalid(f"{path}, line {number}, {field}: {message}", path=path, line=number, field=field)
+    where = f"{path}, line {number}" + (f", {field}" if field else "")
+    return FlowInvalid(f"{where}: {message}", path=path, line=number, field=field)

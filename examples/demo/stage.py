@@ -34,7 +34,7 @@ type Tell = Callable[[str, str], None]
 
 
 class ProcessFailed(AegisError):
-    """A process of the stage ended, or did not get ready. Fields: ``process``, ``exit_code``, ``tail``."""
+    """A process of the stage ended, or did not get ready. Fields: ``process``, ``exit_code``."""
 
     code = "process_failed"
 
@@ -111,12 +111,14 @@ class Stage:
                 while waiting:
                     for name in sorted(waiting):
                         self._check(name)
-                        if "ready" in {line.split(" ", 1)[0] for line in self._lines(name)}:
+                        if "ready" in {line.split(" ", 1)[0] for line in _lines(self._output(name))}:
                             self._tell(name, "ready")
                             waiting.discard(name)
                     await asyncio.sleep(_POLL_S)
         except TimeoutError:
-            raise self._failed(min(waiting), f"was not ready within {_READY_TIMEOUT_S:g} s") from None
+            name = min(waiting)
+            what = f"was not ready within {_READY_TIMEOUT_S:g} s"
+            raise _failed(name, what, None, self._output(name)) from None
 
     async def watch(self) -> None:
         """Return never: raises as soon as a process has ended.
@@ -125,6 +127,8 @@ class Stage:
             ProcessFailed: with the end of what that process wrote.
         """
         while True:
+            if not self._server.is_running:
+                raise _failed("broker", "ended", None, self._server.log_path)
             for name in self._children:
                 self._check(name)
             await asyncio.sleep(_POLL_S * 5)
@@ -132,17 +136,8 @@ class Stage:
     def _check(self, name: str) -> None:
         child = self._children[name]
         if not child.is_running:
-            raise self._failed(name, f"ended with exit code {child.exit_status.result()}")
-
-    def _failed(self, name: str, what: str) -> ProcessFailed:
-        child = self._children[name]
-        tail = "\n".join(f"  {line}" for line in self._lines(name)[-_TAIL_LINES:]) or "  (nothing)"
-        return ProcessFailed(
-            f"the process '{name}' {what}; it wrote:\n{tail}",
-            process=name,
-            exit_code=None if child.is_running else child.exit_status.result(),
-            tail=tail,
-        )
+            code = child.exit_status.result()
+            raise _failed(name, f"ended with exit code {code}", code, self._output(name))
 
     async def _end(self) -> None:
         """Ask all of them to leave; the router last, so that it sees the others go."""
@@ -169,6 +164,11 @@ class Stage:
     def _output(self, name: str) -> Path:
         return self._data_dir / f"{name.replace(' ', '-')}.log"
 
-    def _lines(self, name: str) -> list[str]:
-        path = self._output(name)
-        return path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []
+
+def _lines(path: Path) -> list[str]:
+    return path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []
+
+
+def _failed(name: str, what: str, exit_code: int | None, output: Path) -> ProcessFailed:
+    tail = "\n".join(f"  {line}" for line in _lines(output)[-_TAIL_LINES:]) or "  (nothing)"
+    return ProcessFailed(f"the process '{name}' {what}; it wrote:\n{tail}", process=name, exit_code=exit_code)

@@ -32,7 +32,16 @@ def shared_system(environment: dict[str, str], tmp_path_factory: pytest.TempPath
         url = json.loads(dev.ready())["url"]
         here = runner.at(url)
         here.start(
-            "serve", "shop:orders", "--group", "g1", "--resource", "acc_1", "--resource", "acc_2", "--instance", "orders-1"
+            "serve",
+            "shop:orders",
+            "--group",
+            "g1",
+            "--resource",
+            "acc_1",
+            "--resource",
+            "acc_2",
+            "--instance",
+            "orders-1",
         ).ready()
         yield System(url, "orders-1", here)
     finally:

@@ -55,6 +55,7 @@ class Program:
         self.out: list[str] = []
         self.err: list[str] = []
         self._changed = threading.Condition()
+        self._open_streams = 2
         assert self.popen.stdout is not None
         assert self.popen.stderr is not None
         self._readers = [
@@ -71,6 +72,7 @@ class Program:
                 self._changed.notify_all()
         stream.close()
         with self._changed:
+            self._open_streams -= 1
             self._changed.notify_all()
 
     @property
@@ -84,7 +86,7 @@ class Program:
 
         def look() -> bool:
             found[:] = [line for line in lines if has in line][:1]
-            return bool(found) or not any(reader.is_alive() for reader in self._readers)
+            return bool(found) or not self._open_streams
 
         with self._changed:
             self._changed.wait_for(look, within_s)

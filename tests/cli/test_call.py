@@ -44,7 +44,9 @@ def test_a_submitted_call_can_be_attached_to_again_and_again(system: System) -> 
 
 
 def test_the_clients_name_is_in_the_log(system: System) -> None:
-    done = system.aegis("call", "orders.position", '"acc_1"', "--name", "strategy-7", "--submit", "--json", *AT)
+    done = system.aegis(
+        "call", "orders.position", '"acc_1"', "--name", "strategy-7", "--submit", "--json", *AT
+    )
     assert set(done.json) == {"call_id"}
     assert "/call/strategy-7 " in system.aegis("log", "tail", "--kind", "call").out
 
@@ -79,7 +81,9 @@ def test_a_failed_call_fails_for_whoever_attaches(system: System) -> None:
         (["orders.position", '"a"', "--name", "a.b", *AT], "invalid_name", "client"),
     ],
 )
-def test_what_cannot_be_called_is_a_typed_error(words: list[str], code: str, says: str, system: System) -> None:
+def test_what_cannot_be_called_is_a_typed_error(
+    words: list[str], code: str, says: str, system: System
+) -> None:
     done = system.aegis("call", *words, "--json")
     assert (done.code, done.error["code"]) == (1, code)
     assert says in done.err

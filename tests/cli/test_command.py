@@ -6,6 +6,7 @@ import asyncio
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator, Sequence
 from importlib import metadata
 from pathlib import Path
 
@@ -16,11 +17,16 @@ from aegisipc.eventstore.nats.options import DEFAULT_URL
 from aegisipc.router.cli import dispatch
 from aegisipc.router.cli.main import VERSION, main
 from aegisipc.sdk.connect_options import DEFAULT_NAMESPACE
-from tests.cli.programs import COMMAND, SERVICES, Aegis, System
+from tests.cli.programs import COMMAND, SERVICES, Aegis, Ended, System
 from tests.support.fake_server import fake_server
 
 HEAVY = {"asyncio", "nats", "pydantic", "statemachine", "structlog", "uvloop", "rich", "msgpack"}
-IMPORTED = "import sys; from aegisipc.router.cli.main import main; code = main(sys.argv[1:]); print(*sys.modules, file=sys.stderr)"
+IMPORTED = """
+import sys
+from aegisipc.router.cli.main import main
+main(sys.argv[1:])
+print(*sys.modules, file=sys.stderr)
+"""
 
 
 def modules_after(words: list[str], environment: dict[str, str]) -> set[str]:
@@ -98,7 +104,9 @@ def test_nothing_is_bad_usage_and_shows_the_verbs(capsys: pytest.CaptureFixture[
 
 
 @pytest.mark.parametrize(("typed", "meant"), [("stauts", "status"), ("route", "router"), ("cal", "call")])
-def test_an_unknown_verb_suggests_the_nearest(typed: str, meant: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_unknown_verb_suggests_the_nearest(
+    typed: str, meant: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main([typed]) == 2
     assert f"did you mean {meant!r}?" in capsys.readouterr().err
 
@@ -125,62 +133,60 @@ def test_a_verb_that_cannot_be_loaded_does_not_hide_the_others(
 
 # -- errors of every verb that talks to a server -----------------------------------------------------------
 
-VERBS = [
-    ["status"],
-    ["log", "tail"],
-    ["call", "orders.position"],
-    ["serve", "shop:orders", "--wait", "0"],
-    ["router", "--wait", "0"],
-]
+CALL = ("call", "orders.position")
+SERVE = ("serve", "shop:orders", "--wait", "0")
+VERBS = [("status",), ("log", "tail"), CALL, SERVE, ("router", "--wait", "0")]
 
 
-def ids(words: list[str]) -> str:
-    return words[0]
+def outcomes(aegis: Aegis, commands: Sequence[Sequence[str]], *options: str) -> Iterator[tuple[str, Ended]]:
+    """Run commands side by side; what each of them is, and how it ended."""
+    running = [aegis.start(*words, "--json", *options) for words in commands]
+    for words, program in zip(commands, running, strict=True):
+        code = program.ended()
+        yield words[0], Ended(code, "\n".join(program.out), "\n".join(program.err))
 
 
-@pytest.mark.parametrize("words", VERBS, ids=ids)
-def test_no_server_is_an_error_in_one_line(words: list[str], aegis: Aegis) -> None:
-    done = aegis(*words, "--json", "--url", "nats://127.0.0.1:1")
-    assert done.code == 1
-    assert done.error["code"] == "not_connected"
-    assert [line for line in done.err.splitlines() if not line.startswith("{")] == [f"error: {done.error['message']}"]
+def test_no_server_is_an_error_in_one_line(aegis: Aegis) -> None:
+    for verb, done in outcomes(aegis, VERBS, "--url", "nats://127.0.0.1:1"):
+        assert (done.code, done.error["code"]) == (1, "not_connected"), verb
+        assert done.err == f"error: {done.error['message']}", verb
 
 
-@pytest.mark.parametrize("words", VERBS, ids=ids)
-async def test_a_server_that_is_too_old_is_named(words: list[str], aegis: Aegis) -> None:
+async def test_a_server_that_is_too_old_is_named(aegis: Aegis) -> None:
     info = {"version": "2.9.0", "server_id": "X", "max_payload": 1048576, "jetstream": True, "headers": True}
     async with fake_server(info) as url:
-        done = await asyncio.to_thread(aegis, *words, "--json", "--url", url)
-    assert (done.code, done.error["code"]) == (1, "server_unsuitable")
-    assert "2.9.0" in done.err
+        ended = await asyncio.to_thread(lambda: list(outcomes(aegis, VERBS, "--url", url)))
+    for verb, done in ended:
+        assert (done.code, done.error["code"]) == (1, "server_unsuitable"), verb
+        assert "2.9.0" in done.err
 
 
-@pytest.mark.parametrize("words", [*VERBS, ["dev"]], ids=ids)
-def test_an_illegal_namespace_is_an_error(words: list[str], aegis: Aegis, tmp_path: Path) -> None:
-    options = ["--data", str(tmp_path)] if words == ["dev"] else []
-    done = aegis(*words, "--json", "--namespace", "a.b", *options)
-    assert (done.code, done.error["code"]) == (1, "invalid_name")
-    assert "namespace" in done.err
+def test_an_illegal_namespace_is_an_error(aegis: Aegis, tmp_path: Path) -> None:
+    for verb, done in outcomes(aegis, [*VERBS, ("dev", "--data", str(tmp_path))], "--namespace", "a.b"):
+        assert (done.code, done.error["code"]) == (1, "invalid_name"), verb
+        assert "namespace" in done.err, verb
 
 
-@pytest.mark.parametrize("words", VERBS, ids=ids)
-def test_an_illegal_url_is_an_error(words: list[str], aegis: Aegis) -> None:
-    done = aegis(*words, "--json", "--url", "http://user:secret@x")
-    assert (done.code, done.error["code"]) == (1, "invalid_name")
-    assert "secret" not in done.err + done.out
+def test_an_illegal_url_is_an_error_that_tells_no_password(aegis: Aegis) -> None:
+    for verb, done in outcomes(aegis, VERBS, "--url", "http://user:secret@x"):
+        assert (done.code, done.error["code"]) == (1, "invalid_name"), verb
+        assert "secret" not in done.err + done.out, verb
 
 
-@pytest.mark.parametrize("words", VERBS[:4], ids=ids)
-def test_a_namespace_without_a_log_is_an_error(words: list[str], system: System) -> None:
-    done = system.aegis(*words, "--json", "--namespace", "nobody")
-    assert (done.code, done.error["code"]) == (1, "log_missing")
-    assert "aegis router" in done.err
+def test_a_namespace_without_a_log_is_an_error(system: System) -> None:
+    for verb, done in outcomes(system.aegis, VERBS[:4], "--namespace", "nobody"):
+        assert (done.code, done.error["code"]) == (1, "log_missing"), verb
+        assert "aegis router" in done.err, verb
 
 
 def test_a_reader_that_goes_away_ends_the_command_quietly(system: System) -> None:
     env = system.aegis.env
     with subprocess.Popen(
-        [*COMMAND, "log", "tail", "-f", "--from", "1"], env=env, cwd=SERVICES, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        [*COMMAND, "log", "tail", "-f", "--from", "1"],
+        env=env,
+        cwd=SERVICES,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
     ) as program:
         assert program.stdout is not None
         program.stdout.readline()

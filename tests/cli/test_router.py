@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from pathlib import Path
 
@@ -53,8 +54,6 @@ def test_other_options_than_the_log_was_made_with_are_an_error(
 
 
 async def test_wrong_credentials_are_an_error_at_once(aegis: Aegis, tmp_path: Path) -> None:
-    import asyncio
-
     async with EmbeddedServer(tmp_path, fsync=False, credentials=("me", "right")) as server:
         url = server.url.replace("right", "wrong")
         for words in (["router"], ["serve", "shop:orders"], ["status"]):
@@ -64,8 +63,6 @@ async def test_wrong_credentials_are_an_error_at_once(aegis: Aegis, tmp_path: Pa
 
 
 async def test_a_server_without_jetstream_is_an_error(aegis: Aegis, tmp_path: Path) -> None:
-    import asyncio
-
     async with EmbeddedServer(tmp_path, fsync=False, jetstream=False) as server:
         done = await asyncio.to_thread(aegis, "router", "--url", server.url, "--json")
     assert (done.code, done.error["code"]) == (1, "server_unsuitable")

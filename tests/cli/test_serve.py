@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from aegisipc.router.infrastructure.free_ports import choose_free_port
 from tests.cli.programs import SERVICES, Aegis, System, until
 
 BROKEN = "def helper():\n    return {}['missing']\n\nhelper()\n"
@@ -41,8 +42,6 @@ def test_a_service_without_resources_is_a_pool(system: System) -> None:
 
 
 def test_it_waits_for_server_and_log_and_says_so_once(aegis: Aegis, tmp_path: Path) -> None:
-    from aegisipc.router.infrastructure.free_ports import choose_free_port
-
     port = choose_free_port("127.0.0.1")
     here = aegis.at(f"nats://127.0.0.1:{port}")
     service = here.start("serve", "shop:orders", "--resource", "acc_1")
@@ -139,4 +138,7 @@ def test_a_killed_instance_is_followed_by_its_standby(system: System) -> None:
     first.kill()
     done = system.aegis("call", "orders.position", '"a"', "--resource-id", resource)
     assert done.code == 0
-    until(lambda: "was lost" in system.aegis("log", "tail", "--kind", "ha", "--group", resource).out, "the promotion")
+    until(
+        lambda: "was lost" in system.aegis("log", "tail", "--kind", "ha", "--group", resource).out,
+        "the promotion",
+    )

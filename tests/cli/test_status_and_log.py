@@ -123,8 +123,14 @@ def test_a_filter_that_cannot_be_a_name_is_an_error(options: list[str], system: 
 
 @pytest.mark.parametrize(
     "words",
-    [[], ["tale"], ["tail", "-n", "-1"], ["tail", "--from", "0"], ["tail", "--kind", "x"]]
-    + [["tail", "--kind", "term", "--service", "orders"]],
+    [
+        [],
+        ["tale"],
+        ["tail", "-n", "-1"],
+        ["tail", "--from", "0"],
+        ["tail", "--kind", "x"],
+        ["tail", "--kind", "term", "--service", "orders"],
+    ],
 )
 def test_log_refuses_what_makes_no_sense(words: list[str]) -> None:
     with pytest.raises(SystemExit) as ended:

@@ -218,7 +218,9 @@ class MemberRig:
 
     def take(self) -> list[Start]:
         """Take the starts it gives."""
-        new = self.core.take_starts()
+        new: list[Start] = []
+        while starts := self.core.take_starts():
+            new += starts
         self.running += new
         return new
 
@@ -227,16 +229,17 @@ class MemberRig:
         written = self.core.next_frame()
         if written is None:
             return None
-        self.ack(written, self.store(written))
+        self.store(written)
+        self.ack(written)
         return decode_pen(written.payload)
 
     def store(self, written: Written) -> int:
         """What the server does with a frame."""
         return self.log.append(self.pen, written.payload, written.expect, written.record_id)
 
-    def ack(self, written: Written, seq: int) -> None:
+    def ack(self, written: Written) -> None:
         """The frame's acknowledgement arrives."""
-        self.core.on_acked(written, seq, self.log.now_ns)
+        self.core.on_acked(written, self.log.now_ns)
         for client, replies in self.core.replies(written).items():
             self.replies += [(client, reply) for reply in replies]
         self.take()

@@ -184,7 +184,7 @@ class TwoMembers(RuleBasedStateMachine):
                 flight.stored_seq = last.seq
         if flight.stored_seq:
             before = len(rig.replies)
-            rig.ack(flight.written, flight.stored_seq)
+            rig.ack(flight.written)
             self.replies += [reply for _, reply in rig.replies[before:]]
         else:
             again = rig.refuse(flight.written)

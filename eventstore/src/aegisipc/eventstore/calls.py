@@ -8,7 +8,7 @@ ignored, so every reader sees the same outcome.
 from __future__ import annotations
 
 from collections import Counter, OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final, NamedTuple
 
 from aegisipc.eventstore.errors import MalformedPayload
@@ -33,6 +33,9 @@ EVENT_OF: Final = {
 
 
 _NEXT: Final = CALL.table
+_FINAL: Final = CALL.final
+_tuple: Final[Callable[..., Any]] = tuple.__new__
+"""Makes a NamedTuple three times as fast as calling its class; folds make them by the million."""
 
 
 class OpenCall:
@@ -140,13 +143,15 @@ class Outcomes:
 
     def add(self, outcome: Outcome) -> None:
         """Remember `outcome`, forgetting the oldest ones over the limits."""
-        former = self._kept.pop(outcome.call_id, None)  # a doubt, resolved by now
-        if former is not None:
-            self._bytes -= len(former.body or b"")
-        self._kept[outcome.call_id] = outcome
-        self._bytes += len(outcome.body or b"")
-        while len(self._kept) > self._max_count or self._bytes > self._max_bytes:
-            _, oldest = self._kept.popitem(last=False)
+        kept = self._kept
+        call_id, _, body = outcome
+        if call_id in kept:  # a doubt, resolved by now
+            self._bytes -= len(kept.pop(call_id).body or b"")
+        kept[call_id] = outcome
+        if body is not None:
+            self._bytes += len(body)
+        while len(kept) > self._max_count or self._bytes > self._max_bytes:
+            _, oldest = kept.popitem(last=False)
             self._bytes -= len(oldest.body or b"")
 
     def get(self, call_id: CallId) -> Outcome | None:
@@ -204,9 +209,10 @@ class GroupCalls:
             self.anomalies["frame stored twice"] += 1
             return NOTHING
         claimed, concluded = [], []
+        writer, open_calls, keep = place.who, self.open, self.outcomes.add if self.outcomes is not None else None
         bodies = frame.bodies or (None,) * len(frame.entries)
         for (mark, call_id), body in zip(frame.entries, bodies, strict=True):
-            call = self.open.get(call_id)
+            call = open_calls.get(call_id)
             if call is None:
                 self.anomalies["late"] += 1
                 continue
@@ -217,16 +223,16 @@ class GroupCalls:
                 continue
             call.state = after
             if mark is Mark.CLAIMED:
-                call.claimed_by = place.who
+                call.claimed_by = writer
                 claimed.append(call)
                 continue
-            outcome = Outcome(call_id, mark, body)
-            concluded.append(Concluded(call, outcome, place.who))
-            self.concluded[mark] += 1
-            if after in CALL.final:
-                del self.open[call_id]
-            if self.outcomes is not None:
-                self.outcomes.add(outcome)
+            outcome = _tuple(Outcome, (call_id, mark, body))
+            concluded.append(_tuple(Concluded, (call, outcome, writer)))
+            if after in _FINAL:
+                del open_calls[call_id]
+            if keep is not None:
+                keep(outcome)
+        self.concluded.update(done.outcome.mark for done in concluded)
         return Folded(claimed=claimed, concluded=concluded)
 
     def to_plain(self) -> dict[str, Any]:

@@ -102,10 +102,11 @@ class GroupCommit:
     ) -> None:
         self._log = log
         self._source = source
-        self._name = name
+        self._name = f"commit {name}"
         self._on_failure = on_failure
         self._loop = asyncio.get_running_loop()
         self._task: asyncio.Task[None] | None = None
+        self._is_busy = False
         self._scheduled = False
         self._closed = False
         self.failure: BaseException | None = None
@@ -115,14 +116,19 @@ class GroupCommit:
     @property
     def is_idle(self) -> bool:
         """Nothing is in flight and nothing is about to be."""
-        return self._task is None and not self._scheduled
+        return not self._is_busy and not self._scheduled
 
-    def kick(self) -> None:
+    def kick(self, *, now: bool = False) -> None:
         """Say that the source may have something to write. Cheap; call it as often as you like.
 
-        After :meth:`close`, and after a failure, it does nothing.
+        The frame is made in the next turn of the event loop, so that it takes all that this turn brings; `now` makes it
+        at once, when enough has gathered already. After :meth:`close`, and after a failure, it does nothing.
         """
-        if self._task is None and not self._scheduled and not self._closed:
+        if self._is_busy or self._closed:
+            return
+        if now:
+            self._start()
+        elif not self._scheduled:
             self._scheduled = True
             self._loop.call_soon(self._start)
 
@@ -136,8 +142,11 @@ class GroupCommit:
 
     def _start(self) -> None:
         self._scheduled = False
-        if not self._closed:
-            self._task = self._loop.create_task(self._run(), name=f"commit {self._name}")
+        if not self._closed and not self._is_busy:
+            # Eager: the frame is on the wire before this returns.
+            self._is_busy = True
+            task = asyncio.Task(self._run(), loop=self._loop, name=self._name, eager_start=True)
+            self._task = None if task.done() else task
 
     async def _run(self) -> None:
         try:
@@ -147,6 +156,7 @@ class GroupCommit:
         except Exception as error:  # noqa: BLE001 - whatever it was: it must not vanish with this task
             self._fail(error)
         finally:
+            self._is_busy = False
             self._task = None
 
     def _fail(self, error: Exception) -> None:

@@ -18,7 +18,8 @@ import structlog
 
 from aegisipc.eventstore.clock import ServerClock
 from aegisipc.eventstore.codec import encode, type_codec
-from aegisipc.eventstore.errors import AegisError, MalformedPayload, WrongSequence
+from aegisipc.eventstore.errors import AegisError, MalformedPayload, NotConnected, WrongSequence
+from aegisipc.eventstore.frames import MAX_TIMEOUT_MS
 from aegisipc.eventstore.group_commit import GroupCommit, OutFrame
 from aegisipc.eventstore.ids import SESSION_BITS, parse_call_id
 from aegisipc.eventstore.jetstream import JetStreamLog
@@ -49,7 +50,10 @@ _TICK_S: Final = 0.025
 _ASK_TIMEOUT_S: Final = 1.0
 _ROUTES_TIMEOUT_S: Final = 60.0
 _POOL_FRAME_CALLS: Final = 64
+_LONGEST_TIMEOUT_S: Final = MAX_TIMEOUT_MS / 1000
 _MAX_ROUTES: Final = 10_000
+_FLUSH_CALLS: Final = 64
+"""So many calls gathered in one turn of the event loop are worth a frame before the turn ends."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,6 +184,8 @@ class Client:
     def _submit(
         self, target: str, args: tuple[Any, ...], kwargs: dict[str, Any], resource_id: str | None, timeout: float | None
     ) -> PendingCall:
+        if self._closed:
+            raise NotConnected(f"cannot call {target}: the client is closed; connect another one")
         timeout_s = self.options.timeout_s if timeout is None else timeout
         if not timeout_s > 0:
             raise ServiceDefinitionError(f"cannot call {target} with a timeout of {timeout_s!r} s: it is a number above 0")
@@ -190,12 +196,12 @@ class Client:
             lane,
             method,
             body,
-            int(timeout_s * 1000),
+            int(min(timeout_s, _LONGEST_TIMEOUT_S) * 1000),
             resource_id,
             now_ns=now_ns,
             server_ms=self._clock.now_ns(now_ns) // 1_000_000,
         )
-        lane.driver.kick()
+        lane.driver.kick(now=len(lane.queue) >= _FLUSH_CALLS)
         return pending
 
     def _route(self, target: str, resource_id: str | None) -> tuple[Lane, str]:

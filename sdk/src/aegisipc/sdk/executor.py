@@ -44,7 +44,7 @@ class Executor:
         try:
             args, kwargs = method.load(call.body)
             if method.context_name is not None:
-                kwargs[method.context_name] = self._context(call, epoch)
+                method.put_context(self._context(call, epoch), args, kwargs)
             if method.is_async:
                 result = await method.function(*args, **kwargs)
             else:
@@ -62,6 +62,11 @@ class Executor:
                 "invalid_result",
                 f"{self._service.name}.{call.method} ran, but its result does not fit {method.contract.signature!r}: {error}",
             )
+        except asyncio.CancelledError as error:
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():  # it is this run that is cancelled, not something inside the handler
+                raise
+            return Mark.FAILED, self._raised(call, error)
         except Exception as error:  # noqa: BLE001 - whatever a handler raises is the call's outcome
             return Mark.FAILED, self._raised(call, error)
         if len(body) > self._max_result_bytes:
@@ -101,7 +106,7 @@ class Executor:
             {"service": self._service.name, "method": call.method},
         )
 
-    def _raised(self, call: OpenCall, error: Exception) -> bytes:
+    def _raised(self, call: OpenCall, error: BaseException) -> bytes:
         if isinstance(error, ServiceError | AegisError):
             return _info(error.code, error.message, error.details)
         _log.error(

@@ -61,10 +61,13 @@ class Method:
         self.effect = effect
         self.is_async = inspect.iscoroutinefunction(function)
         self.context_name: str | None = None
+        self._context_at: int | None = None
         signature, hints = _signature_of(function, self.name)
         self.parameters = tuple(self._parameter(p, hints) for p in signature.parameters.values() if self._is_ours(p, hints))
         self._by_name = {p.name: p for p in self.parameters}
         self._positional = tuple(p for p in self.parameters if p.by_position)
+        if self.context_name is not None:
+            self._context_at = self._place_of_context(signature)
         self._returns: TypeCodec[Any] = _codec(hints.get("return", Any), f"the result of {self.name}()")
         self.contract = self._contract(signature, hints)
 
@@ -74,9 +77,26 @@ class Method:
                 f"cannot offer {self.name}(): '{parameter}' has no type to check calls against; name each parameter"
             )
         if hints.get(parameter.name) is Context:
+            if self.context_name is not None or parameter.kind is inspect.Parameter.POSITIONAL_ONLY:
+                raise ServiceDefinitionError(
+                    f"cannot offer {self.name}(): it may take one Context, and not as a positional-only parameter"
+                )
             self.context_name = parameter.name
             return False
         return True
+
+    def _place_of_context(self, signature: inspect.Signature) -> int | None:
+        names = [p.name for p in signature.parameters.values() if p.kind in _BY_POSITION]
+        return names.index(self.context_name) if self.context_name in names else None
+
+    def put_context(self, context: Context, args: list[Any], kwargs: dict[str, Any]) -> None:
+        """Add the context to loaded arguments, wherever the handler wants it: it may well be the first parameter."""
+        if self.context_name is None:
+            return
+        if self._context_at is not None and self._context_at <= len(args):
+            args.insert(self._context_at, context)
+        else:
+            kwargs[self.context_name] = context
 
     def _parameter(self, parameter: inspect.Parameter, hints: Mapping[str, Any]) -> Parameter:
         if parameter.name not in hints:

@@ -85,8 +85,8 @@ class SubmittedCall:
     async def accepted(self) -> None:
         """Wait until the call is durable; raises why it is not."""
         pending = self._pending
-        await _once(pending.accept_waiters, None, is_true=bool(pending.accepted_ns) or pending.is_over)
-        if pending.fate is not None and not pending.accepted_ns:
+        await _once(pending.accept_waiters, None, is_true=bool(pending.seq) or pending.is_over)
+        if pending.fate is not None and not pending.seq:
             raise error_of_fate(pending)
 
     async def result(self, timeout: float | None = None) -> Any:

@@ -8,12 +8,14 @@ from typing import Final
 import msgpack
 
 from aegisipc.eventstore.errors import MalformedPayload
-from aegisipc.eventstore.frames import MAX_ENTRIES
+from aegisipc.eventstore.frames import MAX_ENTRIES, Mark
 from aegisipc.eventstore.ids import CallId
 
 type WireOutcome = tuple[CallId, int, bytes | None]
 
 MAX_ASKED: Final = 1000
+_ID_BYTES: Final = 16
+_OUTCOMES: Final = frozenset(int(mark) for mark in Mark if mark is not Mark.CLAIMED)
 _BAD: Final = (ValueError, TypeError, msgpack.UnpackException, RecursionError)
 
 
@@ -37,9 +39,17 @@ def decode_outcomes(payload: bytes) -> list[WireOutcome]:
     """
     try:
         outcomes: list[WireOutcome] = msgpack.unpackb(payload, max_array_len=MAX_ENTRIES, max_map_len=0, max_ext_len=0)
+        if type(outcomes) is not list:
+            raise TypeError("not an array")  # noqa: TRY301 - one way out for every bad shape
         for call_id, mark, body in outcomes:
-            if type(call_id) is not bytes or type(mark) is not int or not (body is None or type(body) is bytes):
-                raise TypeError("not [call id, mark, body]")  # noqa: TRY301 - one way out for every bad shape
+            if (
+                type(call_id) is not bytes
+                or len(call_id) != _ID_BYTES
+                or type(mark) is not int
+                or mark not in _OUTCOMES
+                or not (body is None or type(body) is bytes)
+            ):
+                raise TypeError("not [call id, mark, body]")  # noqa: TRY301 - as above
     except _BAD as error:
         raise MalformedPayload(f"cannot read a reply: {error}") from error
     return outcomes
@@ -59,8 +69,8 @@ def decode_ask(payload: bytes) -> list[CallId]:
     """
     try:
         call_ids: list[CallId] = msgpack.unpackb(payload, max_array_len=MAX_ASKED, max_map_len=0, max_ext_len=0)
-        if not all(type(call_id) is bytes for call_id in call_ids):
-            raise TypeError("not call ids")  # noqa: TRY301 - one way out for every bad shape
+        if type(call_ids) is not list or not all(type(i) is bytes and len(i) == _ID_BYTES for i in call_ids):
+            raise TypeError("not an array of call ids")  # noqa: TRY301 - one way out for every bad shape
     except _BAD as error:
         raise MalformedPayload(f"cannot read a question: {error}") from error
     return call_ids

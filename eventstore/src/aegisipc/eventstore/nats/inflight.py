@@ -56,10 +56,13 @@ class InFlight:
 
     def resolve(self, message: Message) -> None:
         """An answer came; one that nobody waits for any more is ignored."""
+        nobody_serves = (
+            message.is_no_responders
+        )  # before the request is taken: a fault here must not orphan it
         waiting = self._take(message.subject)
         if waiting is None or waiting.answer.done():
             return
-        if message.is_no_responders:
+        if nobody_serves:
             waiting.answer.set_exception(
                 NoResponders(
                     f"cannot get an answer on {waiting.subject!r}: nobody serves it now; check that the "

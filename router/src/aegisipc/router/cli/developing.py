@@ -30,7 +30,7 @@ _TAIL_LINES: Final = 5
 
 
 class RouterFailed(AegisError):
-    """The router child ended, or did not lead in time, before anything was ready. Field: ``log_path``."""
+    """The router child ended, or was not ready in time. Field: ``log_path``."""
 
     code = "router_failed"
 
@@ -97,7 +97,7 @@ class Development:
         except PortInUse as error:
             raise PortInUse(
                 f"cannot listen on {error.host}:{error.port}: another program does. If that is another "
-                "'aegis dev', use it or stop it; else choose another port (--port 4223), or a free one (--port 0)",
+                "'aegis dev', use it or stop it; else choose another port: --port 4223, or 0 for a free one",
                 **error.details,
             ) from error
 
@@ -107,26 +107,28 @@ class Development:
         return ChildProcess(command, self._router_log)
 
     async def _until_leading(self, router: ChildProcess) -> None:
-        """Return once the router says that it leads: from then on instances are admitted.
+        """Return once the router follows and some router leads: from then on instances are admitted.
+
+        That is nearly always the same one; but another router of the namespace may have been faster.
 
         Raises:
-            RouterFailed: it ended, or did not lead in time.
+            RouterFailed: it ended, or was not ready in time.
         """
         from aegisipc.eventstore.nats.connection import Connection  # noqa: PLC0415 - while the router starts
         from aegisipc.eventstore.nats.options import ConnectOptions  # noqa: PLC0415 - as above
 
         deadline = asyncio.get_running_loop().time() + _LEAD_TIMEOUT_S
+        seen: set[str] = set()
         async with await Connection.open(ConnectOptions(self._server.url, name="aegis:dev")) as connection:
-            while True:
+            while not {ROUTER_NAME, "leading"} <= seen:
                 with suppress(AegisError):
                     answer = await connection.request(self._subjects.api("status"), b"", timeout_s=0.5)
                     status = json.loads(answer.payload)
-                    if (status.get("router"), status.get("phase")) == (ROUTER_NAME, "leading"):
-                        return
+                    seen |= {str(status.get("router")), str(status.get("phase"))}
                 if not router.is_running:
                     raise self._router_failed(f"ended with exit code {router.exit_status.result()}")
                 if asyncio.get_running_loop().time() > deadline:
-                    raise self._router_failed(f"does not lead after {_LEAD_TIMEOUT_S:g} s")
+                    raise self._router_failed(f"is not ready after {_LEAD_TIMEOUT_S:g} s")
                 await asyncio.sleep(_POLL_S)
 
     def _router_failed(self, why: str) -> RouterFailed:

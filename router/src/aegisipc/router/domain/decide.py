@@ -194,16 +194,19 @@ def _judge_silence(
     board: PulseBoard, group: GroupView, instance: InstanceView, me: RouterIdentity, policy: Policy
 ) -> ev.Event | None:
     pulse = board.instances.get((group.service, group.name, instance.id))
-    registered_ns = instance.since_ns if instance.state in _JOINING else 0
-    silence_ms = board.silence_ms(pulse, instance.incarnation, registered_ns)
     suspected = instance.state in SUSPECTED
+    heard = pulse is not None and pulse.incarnation == instance.incarnation
+    # Who was never heard of is given time from its latest record on; but being suspected is such a record, and no sign of life.
+    known_since_ns = 0 if heard or suspected else instance.since_ns
+    silence_ms = board.silence_ms(pulse, instance.incarnation, known_since_ns)
     about: dict[str, Any] = {"instance": instance.id, "incarnation": instance.incarnation, "decided_by": me.id}
-    last_pulse_ns = pulse.at_ns if pulse is not None and pulse.incarnation == instance.incarnation else 0
+    last_pulse_ns = pulse.at_ns if pulse is not None and heard else 0
     if silence_ms <= policy.suspect_after_ms:
         return ev.InstanceRecovered(**about) if suspected else None
     if not suspected:
         return ev.InstanceSuspected(**about, last_pulse_ns=last_pulse_ns, silence_ms=silence_ms)
-    if silence_ms > policy.lost_after_ms:
+    doubted_ms = (board.now_ns - instance.since_ns) // 1_000_000
+    if silence_ms > policy.lost_after_ms and (heard or doubted_ms > policy.lost_after_ms - policy.suspect_after_ms):
         return ev.InstanceLost(**about, last_pulse_ns=last_pulse_ns, silence_ms=silence_ms)
     return None
 

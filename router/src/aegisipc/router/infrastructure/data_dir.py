@@ -71,6 +71,6 @@ def _try_lock(descriptor: int) -> bool:
 
 def _in_use(data_dir: Path) -> DataDirInUse:
     return DataDirInUse(
-        f"cannot start a server on {data_dir}: another one runs there. Use it, stop it, or choose another one",
+        f"cannot start a server on {data_dir}: another one runs there. Use it, stop it, or take another",
         data_dir=data_dir,
     )

@@ -9,8 +9,10 @@ from aegisipc.eventstore.cli import Verb, add_connection_options, add_json_optio
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from contextlib import AbstractAsyncContextManager
     from typing import Any
 
+    from aegisipc.sdk.client import Client
     from aegisipc.sdk.pending import Pending
 
 _OF_THE_CALL = frozenset({"returns", "resource_id", "timeout"})
@@ -46,8 +48,11 @@ def run(args: Namespace) -> int:
     positional, named = _check(args)
 
     from aegisipc.eventstore.cli.running import run_async  # noqa: PLC0415 - see eventstore.cli
+    from aegisipc.sdk.client import connect  # noqa: PLC0415 - heavy
 
-    return run_async(_call(args, positional, named))
+    return run_async(
+        _call(connect(args.url, namespace=args.namespace, name=args.name), args, positional, named)
+    )
 
 
 def _check(args: Namespace) -> tuple[list[Any], dict[str, Any]]:
@@ -91,11 +96,13 @@ def _looks_like_text(text: str) -> bool:
     return not text.startswith(("{", "[", '"')) and "'" not in text
 
 
-async def _call(args: Namespace, positional: list[Any], named: dict[str, Any]) -> int:
-    from aegisipc.sdk.client import connect  # noqa: PLC0415 - heavy
-
-    options = {"namespace": args.namespace, "name": args.name}
-    async with connect(args.url, **options) as client:
+async def _call(
+    connecting: AbstractAsyncContextManager[Client],
+    args: Namespace,
+    positional: list[Any],
+    named: dict[str, Any],
+) -> int:
+    async with connecting as client:
         if args.attach is not None:
             pending: Pending = await client.attach(args.attach)
             _show(args, pending.call_id, await pending.result(args.timeout))

@@ -6,10 +6,6 @@ from argparse import ArgumentParser, Namespace
 
 from aegisipc.eventstore.cli import Verb, add_connection_options, add_json_option, add_wait_option
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from aegisipc.sdk.service import Service
-
 
 def configure(parser: ArgumentParser) -> None:
     """Add the verb's arguments."""
@@ -42,13 +38,9 @@ def run(args: Namespace) -> int:
 
             traceback.print_exception(error.__cause__)
         raise
-    return run_async(_serve(service, args))
+    from aegisipc.sdk.cli.serving import serve  # noqa: PLC0415 - heavy, and the module may be wrong
 
-
-async def _serve(service: Service, args: Namespace) -> int:
-    from aegisipc.sdk.cli.serving import Serving  # noqa: PLC0415 - heavy
-
-    return await Serving(service, args).run()
+    return run_async(serve(service, args))
 
 
 VERB = Verb(

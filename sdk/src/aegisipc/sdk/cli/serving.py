@@ -26,6 +26,11 @@ _ROLE_WAIT_S: Final = 1.0
 _LOOK_AGAIN_S: Final = 0.02
 
 
+async def serve(service: Service, args: Namespace) -> int:
+    """Run an instance until a signal comes."""
+    return await Serving(service, args).run()
+
+
 class Serving:
     """Runs one instance until a signal comes."""
 

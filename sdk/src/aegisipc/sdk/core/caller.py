@@ -24,7 +24,8 @@ GRACE_NS: Final = 100_000_000
 ASK_AFTER_NS: Final = 250_000_000
 """How long an accepted call may be silent before its group is asked (doubling each time)."""
 
-_ENTRY_BYTES: Final = 64
+_ENTRY_BYTES: Final = 128
+"""Most that a call takes in a frame beside its arguments and its resource: id, method, timeout, and what holds them together."""
 
 
 class Fate(Enum):
@@ -45,7 +46,6 @@ class PendingCall:
 
     __slots__ = (
         "accept_waiters",
-        "accepted_ns",
         "ask_at_ns",
         "asks",
         "body",
@@ -60,6 +60,7 @@ class PendingCall:
         "resource",
         "sent",
         "seq",
+        "size_bytes",
         "timeout_ms",
     )
 
@@ -73,9 +74,9 @@ class PendingCall:
         self.timeout_ms = timeout_ms
         self.resource = resource
         self.deadline_ns = deadline_ns
+        self.size_bytes = 0
         self.sent = False
         self.seq = 0
-        self.accepted_ns = 0
         self.ask_at_ns = NEVER_NS
         self.asks = 0
         self.outcome: Outcome | None = None
@@ -173,6 +174,7 @@ class Caller:
         timeout_ms = min(max(1, timeout_ms), MAX_TIMEOUT_MS)
         deadline_ns = now_ns + timeout_ms * 1_000_000 + GRACE_NS
         call = PendingCall(self._ids.next(server_ms), lane, method, body, timeout_ms, resource, deadline_ns)
+        call.size_bytes = size
         self.open[call.call_id] = call
         lane.queue.append(call)
         if deadline_ns < self._next_deadline_ns:
@@ -190,7 +192,7 @@ class Caller:
             if call.fate is not None:  # its time was up before it could be sent
                 queue.popleft()
                 continue
-            size += len(call.body) + _ENTRY_BYTES
+            size += call.size_bytes
             if calls and size > self._max_frame_bytes:
                 break
             queue.popleft()
@@ -218,7 +220,6 @@ class Caller:
         ask_at_ns = now_ns + ASK_AFTER_NS
         for call in frame.calls:
             call.seq = seq
-            call.accepted_ns = now_ns
             call.ask_at_ns = ask_at_ns
             call.body = b""
         if ask_at_ns < self._next_ask_ns:
@@ -248,7 +249,7 @@ class Caller:
     def on_reconnected(self, now_ns: int) -> None:
         """Replies may have been missed: ask about everything that is accepted, soon."""
         for call in self.open.values():
-            if call.accepted_ns:
+            if call.seq:
                 call.ask_at_ns = now_ns
         self._next_ask_ns = now_ns
 
@@ -281,6 +282,6 @@ class Caller:
 
 
 def _fate_of(call: PendingCall) -> Fate:
-    if call.accepted_ns:
+    if call.seq:
         return Fate.TIMED_OUT
     return Fate.UNKNOWN if call.sent else Fate.NOT_SENT

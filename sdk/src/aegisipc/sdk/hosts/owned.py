@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from contextlib import suppress
 from typing import Any, Final
 
@@ -53,7 +52,6 @@ class OwnedHost:
         self._asked: Subscription | None = None
         self._ticker: asyncio.TimerHandle | None = None
         self._running: set[asyncio.Task[None]] = set()
-        self._starts: deque[Start] = deque()
         self._now_ns = parts.site.now_ns()
         self._is_pumping = False
         self._is_resuming = False
@@ -157,19 +155,17 @@ class OwnedHost:
         try:
             if self._member.step_downs != self._step_downs:
                 self._step_downs = self._member.step_downs
-                self._starts.clear()
                 for task in self._running:
                     task.cancel()
-            self._starts.extend(self._member.take_starts())
-            for _ in range(_SLICE):
-                if not self._starts:
-                    break
-                self._run(self._starts.popleft())
-                self._starts.extend(self._member.take_starts())
+            budget = _SLICE
+            while budget > 0 and (starts := self._member.take_starts(budget)):
+                budget -= len(starts)
+                for start in starts:
+                    self._run(start)
         finally:
             self._is_pumping = False
         self._commit.kick()
-        if self._starts and not self._is_resuming:
+        if budget <= 0 and not self._is_resuming:
             self._is_resuming = True
             self._loop.call_soon(self._resume)
 
@@ -205,11 +201,11 @@ class OwnedHost:
     def _out(self, written: Written) -> OutFrame:
         return OutFrame(self._pen_subject, written.payload, written.record_id, written.expect, _FOREVER, written)
 
-    def acked(self, frame: OutFrame, appended: Appended) -> None:
+    def acked(self, frame: OutFrame, appended: Appended) -> None:  # noqa: ARG002 - where it is stored comes back by following
         """The outcomes are durable: tell their callers, start what was claimed."""
         written: Written = frame.content
         self._now_ns = self._site.now_ns()
-        self._member.on_acked(written, appended.seq, self._now_ns)
+        self._member.on_acked(written, self._now_ns)
         for client, outcomes in self._member.replies(written).items():
             self._reply(client, outcomes)
         self._pump()

@@ -1,0 +1,314 @@
+"""The client's core: what it sends, when it asks again, and what each call comes to."""
+
+from __future__ import annotations
+
+import pytest
+
+from aegisipc.eventstore.errors import LogFull, NotConnected, Overloaded, PayloadTooLarge
+from aegisipc.eventstore.frames import MAX_TIMEOUT_MS, Mark, decode_calls
+from aegisipc.eventstore.ids import time_of
+from aegisipc.sdk.core.caller import ASK_AFTER_NS, GRACE_NS, Caller, CallsOut, Fate, Lane, PendingCall
+from aegisipc.sdk.errors import CallTimeout
+from aegisipc.sdk.outcomes import error_of_fate
+from tests.sdk.kit import GROUP, NS, SERVICE, ms
+
+SERVER_MS = 1_800_000_000_000
+
+
+class Rig:
+    """A caller, its clock and one lane."""
+
+    def __init__(self, *, max_open: int = 1000, max_frame_bytes: int = 1 << 20) -> None:
+        self.core = Caller("c1", 7, NS, max_open=max_open, max_frame_bytes=max_frame_bytes)
+        self.now_ns = 0
+        self.lane = self.core.lane(SERVICE, GROUP)
+        self.over: list[PendingCall] = []
+
+    def submit(
+        self, body: bytes = b"b", *, timeout_ms: int = 1000, lane: Lane | None = None, resource: str | None = None
+    ) -> PendingCall:
+        return self.core.submit(
+            lane or self.lane, "get", body, timeout_ms, resource, now_ns=self.now_ns, server_ms=SERVER_MS
+        )
+
+    def frame(self, lane: Lane | None = None) -> CallsOut:
+        frame = self.core.next_frame(lane or self.lane)
+        assert frame is not None
+        return frame
+
+    def accepted(self, **options: int) -> PendingCall:
+        call = self.submit(timeout_ms=options.get("timeout_ms", 60_000))
+        self.core.on_acked(self.frame(), 5, self.now_ns)
+        return call
+
+    def tick(self, milliseconds: float) -> list[bytes]:
+        """Let time pass; returns the ids to ask about."""
+        self.now_ns += ms(milliseconds)
+        tick = self.core.on_tick(self.now_ns)
+        self.over += tick.over
+        return [call_id for _, call_ids in tick.ask for call_id in call_ids]
+
+
+# -- frames ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_frame_holds_everything_that_gathered_in_the_order_in_which_it_was_submitted() -> None:
+    rig = Rig()
+    calls = [rig.submit(b"one", resource="x"), rig.submit(b"two", timeout_ms=5)]
+    rig.lane.epoch = 9
+    out = rig.frame()
+    frame = decode_calls(out.payload)
+    assert [tuple(entry) for entry in frame.entries] == [
+        (calls[0].call_id, "get", 1000, "x"),
+        (calls[1].call_id, "get", 5, None),
+    ]
+    assert frame.bodies == [b"one", b"two"]
+    assert (frame.session, frame.number, frame.epoch) == (7, 1, 9)
+    assert out.lane.subject == NS.call(SERVICE, GROUP, "c1")
+    assert out.give_up_ns == max(call.deadline_ns for call in calls)
+
+
+def test_call_ids_rise_and_tell_the_servers_time() -> None:
+    rig = Rig()
+    calls = [rig.submit().call_id for _ in range(100)]
+    assert calls == sorted(set(calls))
+    assert {time_of(call_id) for call_id in calls} == {SERVER_MS}
+
+
+def test_frames_of_a_lane_are_numbered_and_have_record_ids_of_their_own() -> None:
+    rig = Rig()
+    rig.submit()
+    first = rig.frame()
+    rig.core.on_acked(first, 1, 0)
+    rig.submit()
+    second = rig.frame()
+    assert decode_calls(second.payload).number == 2
+    assert first.record_id != second.record_id
+
+
+def test_each_group_has_a_lane_of_its_own() -> None:
+    rig = Rig()
+    other = rig.core.lane(SERVICE, "other")
+    assert rig.core.lane(SERVICE, GROUP) is rig.lane is not other
+    rig.submit()
+    assert rig.core.next_frame(other) is None
+    rig.submit(lane=other)
+    assert rig.frame(other).record_id != rig.frame().record_id
+
+
+def test_nothing_to_send_gives_no_frame() -> None:
+    assert Rig().core.next_frame(Rig().lane) is None
+
+
+def test_a_frame_holds_as_many_calls_as_the_lane_allows() -> None:
+    rig = Rig()
+    rig.lane.max_calls = 2
+    for _ in range(5):
+        rig.submit()
+    assert [len(rig.frame().calls) for _ in range(3)] == [2, 2, 1]
+
+
+def test_a_frame_never_exceeds_its_limit_even_with_long_resources() -> None:
+    rig = Rig(max_frame_bytes=20_000)
+    for _ in range(200):
+        rig.submit(b"x" * 100, resource="r" * 250)
+    sent = 0
+    while (out := rig.core.next_frame(rig.lane)) is not None:
+        assert len(out.payload) <= 20_000
+        sent += len(out.calls)
+    assert sent == 200
+
+
+def test_a_call_whose_time_is_up_before_it_is_sent_is_never_sent() -> None:
+    rig = Rig()
+    late, other = rig.submit(timeout_ms=10), rig.submit(timeout_ms=1000)
+    rig.tick(10 + GRACE_NS / 1e6)
+    assert [call.call_id for call in rig.frame().calls] == [other.call_id]
+    assert (rig.over, late.fate, late.sent) == ([late], Fate.NOT_SENT, False)
+
+
+def test_a_timeout_is_at_least_a_millisecond_and_at_most_thirty_days() -> None:
+    rig = Rig()
+    assert (rig.submit(timeout_ms=0).timeout_ms, rig.submit(timeout_ms=1 << 60).timeout_ms) == (1, MAX_TIMEOUT_MS)
+
+
+# -- limits ------------------------------------------------------------------------------------------------------------
+
+
+def test_over_max_open_calls_a_call_is_refused_until_another_is_over() -> None:
+    rig = Rig(max_open=2)
+    first = rig.submit()
+    rig.submit()
+    with pytest.raises(Overloaded, match="2 calls of client 'c1' are open") as caught:
+        rig.submit()
+    assert caught.value.limit == 2
+    rig.core.on_outcomes([(first.call_id, Mark.SUCCEEDED, b"")])
+    rig.submit()
+
+
+def test_arguments_that_fit_in_no_frame_are_refused_and_leave_nothing_behind() -> None:
+    rig = Rig(max_frame_bytes=1000)
+    with pytest.raises(PayloadTooLarge) as caught:
+        rig.submit(b"x" * 1000)
+    limit = caught.value.limit_bytes
+    assert (caught.value.size_bytes, len(rig.core.open)) == (1000, 0)
+    rig.submit(b"x" * limit)
+    assert len(rig.frame().payload) <= 1000
+
+
+# -- outcomes ----------------------------------------------------------------------------------------------------------
+
+
+def test_an_outcome_ends_its_call_once() -> None:
+    rig = Rig()
+    call = rig.accepted()
+    assert rig.core.on_outcomes([(call.call_id, Mark.FAILED, b"e")]) == [call]
+    assert rig.core.on_outcomes([(call.call_id, Mark.SUCCEEDED, b"no")]) == []
+    assert call.outcome is not None
+    assert (call.outcome.mark, call.outcome.body) == (Mark.FAILED, b"e")
+    assert call.is_over
+    assert not rig.core.open
+
+
+def test_outcomes_of_calls_of_others_are_ignored() -> None:
+    assert Rig().core.on_outcomes([(b"?" * 16, Mark.SUCCEEDED, b"")]) == []
+
+
+def test_an_outcome_that_overtakes_the_acknowledgement_counts() -> None:
+    rig = Rig()
+    call = rig.submit()
+    out = rig.frame()
+    rig.core.on_outcomes([(call.call_id, Mark.SUCCEEDED, b"r")])
+    rig.core.on_acked(out, 3, rig.now_ns)
+    assert rig.tick(10_000) == []
+    assert rig.over == []
+    assert call.fate is None
+
+
+def test_outcomes_may_come_in_any_order() -> None:
+    rig = Rig()
+    one, two = rig.submit(), rig.submit()
+    rig.core.on_acked(rig.frame(), 1, 0)
+    rig.core.on_outcomes([(two.call_id, Mark.SUCCEEDED, b"2"), (one.call_id, Mark.SUCCEEDED, b"1")])
+    assert one.outcome is not None
+    assert two.outcome is not None
+    assert (one.outcome.body, two.outcome.body) == (b"1", b"2")
+
+
+# -- fates -------------------------------------------------------------------------------------------------------------
+
+
+def test_a_call_without_an_outcome_ends_a_little_after_its_deadline() -> None:
+    rig = Rig()
+    call = rig.accepted(timeout_ms=100)
+    rig.tick(100 + GRACE_NS / 1e6 - 1)
+    assert rig.over == []
+    rig.tick(1)
+    assert rig.over == [call]
+    assert call.fate is Fate.TIMED_OUT
+    error = error_of_fate(call)
+    assert isinstance(error, CallTimeout)
+    assert "is durable, but has no outcome after 0.1 s" in error.message
+
+
+def test_a_call_in_a_frame_that_was_not_acknowledged_has_an_unknown_fate() -> None:
+    rig = Rig()
+    call = rig.submit(timeout_ms=100)
+    rig.frame()
+    rig.tick(100 + GRACE_NS / 1e6)
+    assert call.fate is Fate.UNKNOWN
+    error = error_of_fate(call)
+    assert isinstance(error, CallTimeout)
+    assert "may be accepted all the same" in error.message
+
+
+def test_a_call_that_was_never_sent_certainly_did_not_run() -> None:
+    rig = Rig()
+    call = rig.submit(timeout_ms=100)
+    rig.tick(100 + GRACE_NS / 1e6)
+    error = error_of_fate(call)
+    assert isinstance(error, NotConnected)
+    assert "it certainly did not run" in error.message
+
+
+@pytest.mark.parametrize(("maybe_stored", "fate"), [(True, Fate.UNKNOWN), (False, Fate.REFUSED)])
+def test_the_calls_of_a_frame_that_was_given_up_are_over(maybe_stored: bool, fate: Fate) -> None:
+    rig = Rig()
+    done, lost = rig.submit(), rig.submit()
+    out = rig.frame()
+    rig.core.on_outcomes([(done.call_id, Mark.SUCCEEDED, b"")])
+    error = LogFull("full")
+    assert rig.core.on_gave_up(out, error, maybe_stored=maybe_stored) == [lost]
+    assert (lost.fate, lost.error, done.fate) == (fate, error, None)
+    assert not rig.core.open
+    rig.submit()
+    assert len(rig.frame().calls) == 1
+
+
+def test_a_refused_call_is_told_the_logs_reason() -> None:
+    rig = Rig()
+    call = rig.submit()
+    reason = LogFull("full")
+    rig.core.on_gave_up(rig.frame(), reason, maybe_stored=False)
+    assert error_of_fate(call) is reason
+
+
+def test_closing_ends_every_open_call_with_what_is_known_of_it() -> None:
+    rig = Rig()
+    accepted = rig.accepted()
+    sent = rig.submit()
+    rig.frame()
+    unsent = rig.submit()
+    assert rig.core.on_closed() == [accepted, sent, unsent]
+    assert [call.fate for call in (accepted, sent, unsent)] == [Fate.TIMED_OUT, Fate.UNKNOWN, Fate.NOT_SENT]
+
+
+# -- asking again ------------------------------------------------------------------------------------------------------
+
+
+def test_a_silent_call_is_asked_about_again_and_again_at_doubling_intervals_up_to_eight_seconds() -> None:
+    rig = Rig()
+    call = rig.accepted()
+    asked_at = []
+    for _ in range(2400):
+        if rig.tick(25):
+            asked_at.append(rig.now_ns)
+    assert asked_at[0] == ASK_AFTER_NS
+    gaps = [round((b - a) / 1e9, 1) for a, b in zip(asked_at, asked_at[1:], strict=False)]
+    assert gaps[:6] == [0.5, 1.0, 2.0, 4.0, 8.0, 8.0]
+    assert call.asks == len(asked_at)
+
+
+def test_a_call_that_is_not_accepted_yet_is_not_asked_about() -> None:
+    rig = Rig()
+    rig.submit(timeout_ms=60_000)
+    rig.frame()
+    assert rig.tick(5000) == []
+
+
+def test_after_a_reconnect_every_accepted_call_is_asked_about_at_once() -> None:
+    rig = Rig()
+    call = rig.accepted()
+    rig.submit(timeout_ms=60_000)
+    assert rig.tick(1) == []
+    rig.core.on_reconnected(rig.now_ns)
+    assert rig.tick(0) == [call.call_id]
+    assert rig.tick(1) == []
+
+
+def test_calls_are_asked_about_group_by_group() -> None:
+    rig = Rig()
+    other = rig.core.lane(SERVICE, "other")
+    mine = rig.accepted()
+    theirs = rig.submit(lane=other, timeout_ms=60_000)
+    rig.core.on_acked(rig.frame(other), 6, rig.now_ns)
+    rig.now_ns += ASK_AFTER_NS
+    asked = rig.core.on_tick(rig.now_ns).ask
+    assert [(lane.group, ids) for lane, ids in asked] == [(GROUP, [mine.call_id]), ("other", [theirs.call_id])]
+
+
+def test_a_call_that_has_its_outcome_is_not_asked_about() -> None:
+    rig = Rig()
+    call = rig.accepted()
+    rig.core.on_outcomes([(call.call_id, Mark.SUCCEEDED, b"")])
+    assert rig.tick(1000) == []

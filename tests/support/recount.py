@@ -1,0 +1,83 @@
+"""Counts calls and outcomes from the log itself, without any of the folds under test."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from dataclasses import dataclass, field
+
+from aegisipc.eventstore.frames import Mark, decode_calls, decode_pen
+from aegisipc.eventstore.ids import CallId, format_call_id
+from aegisipc.eventstore.nats.connection import Connection
+from aegisipc.eventstore.nats.options import ConnectOptions
+from aegisipc.eventstore.streams import open_log
+from aegisipc.eventstore.subjects import CALL, PEN, subjects_of
+
+
+@dataclass
+class Recount:
+    """What the log holds. ``outcomes`` has every conclusion of a call, in log order; the first one counts."""
+
+    accepted: dict[CallId, str] = field(default_factory=dict)
+    resources: dict[CallId, str | None] = field(default_factory=dict)
+    claims: Counter[CallId] = field(default_factory=Counter)
+    outcomes: dict[CallId, list[tuple[Mark, bytes | None]]] = field(default_factory=lambda: defaultdict(list))
+    writers: dict[CallId, str] = field(default_factory=dict)
+    frames: Counter[str] = field(default_factory=Counter)
+
+    @property
+    def without(self) -> list[str]:
+        """Accepted calls that have no outcome."""
+        return [format_call_id(call_id) for call_id in self.accepted if call_id not in self.outcomes]
+
+    @property
+    def several(self) -> list[str]:
+        """Calls that have more than one outcome."""
+        return [format_call_id(call_id) for call_id, found in self.outcomes.items() if len(found) > 1]
+
+    def first(self, call_id: CallId) -> tuple[Mark, bytes | None]:
+        """The outcome that counts."""
+        return self.outcomes[call_id][0]
+
+    def marks(self) -> Counter[Mark]:
+        """How many calls came to what."""
+        return Counter(found[0][0] for found in self.outcomes.values())
+
+    def order(self, resource: str) -> tuple[list[CallId], list[CallId]]:
+        """The calls of a resource, in the order of their frames, and in the order of their outcomes."""
+        mine = [call_id for call_id, on in self.resources.items() if on == resource]
+        return mine, [call_id for call_id in self.outcomes if self.resources[call_id] == resource]
+
+
+async def recount(url: str, namespace: str) -> Recount:
+    """Read the whole log of a namespace."""
+    subjects = subjects_of(namespace)
+    found = Recount()
+    last: Counter[tuple[str, int]] = Counter()
+    async with await Connection.open(ConnectOptions(url, name="recount")) as connection:
+        log = await open_log(connection, subjects)
+        async for record in log.read([subjects.everything]):
+            place = subjects.parse(record.subject)
+            if place.kind not in (CALL, PEN):
+                continue
+            if place.kind == CALL:
+                calls = decode_calls(record.payload)
+                session, number = calls.session, calls.number
+            else:
+                pen = decode_pen(record.payload)
+                session, number = pen.session, pen.number
+            if number <= last[record.subject, session]:  # stored twice
+                continue
+            last[record.subject, session] = number
+            found.frames[place.kind] += 1
+            if place.kind == CALL:
+                for entry in calls.entries:
+                    found.accepted[entry.call_id] = f"{place.service}.{entry.method}"
+                    found.resources[entry.call_id] = entry.resource
+                continue
+            for (mark, call_id), body in zip(pen.entries, pen.bodies, strict=True):
+                if mark is Mark.CLAIMED:
+                    found.claims[call_id] += 1
+                else:
+                    found.outcomes[call_id].append((mark, body))
+                    found.writers.setdefault(call_id, place.who)
+    return found
