@@ -106,6 +106,25 @@ class Folded(NamedTuple):
 NOTHING: Final = Folded()
 
 
+_STATE_OF: Final = {
+    None: CallState.ACCEPTED,
+    Mark.CLAIMED: CallState.STARTED,
+    Mark.SUCCEEDED: CallState.SUCCEEDED,
+    Mark.FAILED: CallState.FAILED,
+    Mark.EXPIRED: CallState.EXPIRED,
+    Mark.IN_DOUBT: CallState.IN_DOUBT,
+}
+
+
+def counts(before: Mark | None, mark: Mark) -> bool:
+    """Tell whether `mark` changes a call of which `before` is the latest mark that counted (``None``: none yet).
+
+    This is the rule of :class:`GroupCalls` for readers that look at single calls: a claim after a claim does not count, nor a
+    word that the call expired after it was claimed, nor anything after a final outcome.
+    """
+    return (_STATE_OF[before], EVENT_OF[mark]) in _NEXT
+
+
 class Sessions:
     """Drops frames that were stored twice. Bounded; deterministic, because what is forgotten depends on log
     order only.

@@ -110,7 +110,11 @@ class CallTimeout(CallError):
 
 
 class CallExpired(CallError):
-    """The deadline passed before the call could start: it certainly never ran, and never will."""
+    """The deadline passed before the call could start: it certainly never ran, and never will.
+
+    Field ``may_have_started``: true only for an idempotent or pure call whose former holder died, since starts of such calls
+    are not in the log; a ``once`` call that expired certainly never started.
+    """
 
     code = "call_expired"
 
@@ -140,17 +144,16 @@ class InvalidArguments(CallFailed):
 
 
 class RemoteError(CallFailed):
-    """The handler raised. Fields: ``code``, ``message``, and whatever details it gave."""
+    """The handler raised. Fields: ``code``, ``call_id``, and whatever details it gave (also in ``details``)."""
 
     def __init__(self, message: str, *, code: str, call_id: str, details: Mapping[str, Any] | None = None) -> None:
-        super().__init__(message, call_id=call_id, remote_code=code, **dict(details or {}))
+        super().__init__(message, **dict(details or {}))
         self.code = code  # type: ignore[misc]  # the class's code is the default; here it is the handler's own
+        self.call_id = call_id
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Keep everything when pickled."""
-        details = dict(self.details)
-        call_id, code = details.pop("call_id"), details.pop("remote_code")
-        return (_rebuild_remote, (self.message, code, call_id, details))
+        return (_rebuild_remote, (self.message, self.code, self.call_id, self.details))
 
 
 def _rebuild_remote(message: str, code: str, call_id: str, details: dict[str, Any]) -> RemoteError:

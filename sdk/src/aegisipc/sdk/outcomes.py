@@ -45,9 +45,18 @@ def raise_for_outcome(outcome: Outcome, target: str) -> NoReturn:
     """Raise what an unsuccessful outcome means."""
     call_id = format_call_id(outcome.call_id)
     match outcome.mark:
+        case Mark.EXPIRED if outcome.body:
+            raise CallExpired(
+                f"{target} had no outcome by its deadline and is not run again; the instance that held it is gone and may have "
+                "begun it, which is harmless by its effect ('idempotent' or 'pure'); call again with a longer timeout",
+                call_id=call_id,
+                may_have_started=True,
+            )
         case Mark.EXPIRED:
             raise CallExpired(
-                f"{target} did not start before its deadline and never will; call again with a longer timeout", call_id=call_id
+                f"{target} did not start before its deadline and never will; call again with a longer timeout",
+                call_id=call_id,
+                may_have_started=False,
             )
         case Mark.IN_DOUBT:
             raise CallInDoubt(

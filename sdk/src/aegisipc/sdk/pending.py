@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Any, Final, Protocol
 
-from aegisipc.eventstore.calls import Outcome
+from aegisipc.eventstore.calls import Outcome, counts
 from aegisipc.eventstore.codec import TypeCodec
 from aegisipc.eventstore.errors import MalformedPayload
 from aegisipc.eventstore.frames import Mark, decode_calls, decode_pen
@@ -196,10 +196,14 @@ class AttachedCall:
     async def _read_on(self, enough: Callable[[Outcome], bool], timeout_s: float | None) -> None:
         found = asyncio.Event()
 
+        latest: Mark | None = None
+
         def look(record: Record) -> None:
-            if found.is_set():
-                return
-            self._outcome = _outcome_in(record, self._raw) or self._outcome
+            nonlocal latest
+            for mark, body in _facts_in(record, self._raw):
+                if counts(latest, mark):
+                    latest = mark
+                    self._outcome = None if mark is Mark.CLAIMED else Outcome(self._raw, mark, body)
             if self._outcome is not None and enough(self._outcome):
                 found.set()
 
@@ -214,18 +218,13 @@ class AttachedCall:
             await following.stop()
 
 
-def _outcome_in(record: Record, call_id: CallId) -> Outcome | None:
+def _facts_in(record: Record, call_id: CallId) -> list[tuple[Mark, bytes | None]]:
     try:
-        if not any(entry.call_id == call_id for entry in decode_pen(record.payload, bodies=False).entries):
-            return None
         frame = decode_pen(record.payload)
     except MalformedPayload:
-        return None
-    outcome = None
-    for (mark, concluded), body in zip(frame.entries, frame.bodies, strict=True):
-        if concluded == call_id and mark is not Mark.CLAIMED:
-            outcome = Outcome(call_id, mark, body)
-    return outcome
+        return []
+    facts = zip(frame.entries, frame.bodies, strict=True)
+    return [(entry.mark, body) for entry, body in facts if entry.call_id == call_id]
 
 
 def _still_open(target: str, call_id: str, timeout_s: float | None) -> CallTimeout:

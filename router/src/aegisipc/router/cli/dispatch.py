@@ -131,7 +131,7 @@ def _top_help() -> str:
 
 
 def _unknown(name: str) -> str:
-    near = difflib.get_close_matches(name, names(), n=1, cutoff=0.5)
+    near = difflib.get_close_matches(name, names(), n=1, cutoff=0.6)
     hint = f"; did you mean {near[0]!r}?" if near else ""
     return f"there is no verb {name!r}{hint}"
 

@@ -12,7 +12,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 from aegisipc.eventstore.calls import GroupCalls, OpenCall, Outcome, Outcomes
-from aegisipc.eventstore.events import Effect, Event, GroupPromoted, UnknownEvent
+from aegisipc.eventstore.codec import encode
+from aegisipc.eventstore.events import Effect, ErrorInfo, Event, GroupPromoted, UnknownEvent
 from aegisipc.eventstore.frames import MAX_ENTRIES, Mark, PenEntry, PenFrame, encode_pen
 from aegisipc.eventstore.ids import CallId
 from aegisipc.eventstore.lifecycles import CallState, InstanceState
@@ -21,6 +22,14 @@ from aegisipc.eventstore.subjects import HA, Subjects
 from aegisipc.eventstore.topology import GroupView, InstanceView, Topology
 
 NEVER_NS: Final = 1 << 62
+
+MAY_HAVE_STARTED: Final = encode(
+    ErrorInfo(
+        code="may_have_started",
+        message="its deadline passed before it had an outcome; an instance that is gone may have begun it",
+    )
+)
+"""Body of an ``EXPIRED`` fact for an idempotent or pure call whose start nobody can exclude: starts of such are not logged."""
 
 _tuple: Final[Callable[..., Any]] = tuple.__new__
 """Makes a NamedTuple three times as fast as calling its class: several are made per call."""
@@ -90,6 +99,7 @@ class GroupMember:
         self._max_running = max_running
         self._max_frame_bytes = max_frame_bytes
         self._fence_seq = 0
+        self._taken_over_at = 0
         self._number = 0
         self._facts: deque[Fact] = deque()
         self._in_flight: Written | None = None
@@ -164,7 +174,7 @@ class GroupMember:
         expired = [call for call in self._waiting.values() if call.deadline_ns <= now_ns]
         for call in expired:
             del self._waiting[call.call_id]
-            self._facts.append(Fact(Mark.EXPIRED, call, None))
+            self._expire(call)
         self._next_deadline_ns = min((call.deadline_ns for call in self._waiting.values()), default=NEVER_NS)
 
     def drain(self) -> None:
@@ -282,6 +292,7 @@ class GroupMember:
             self._step_down()
         self.is_active = True
         self.epoch, self._fence_seq = group.epoch, group.fence_seq
+        self._taken_over_at = group.fence_seq if group.epoch > 1 else 0
         for call in self.calls.open.values():
             if call.state is CallState.STARTED:  # claimed under an earlier epoch: it may have run
                 self._facts.append(Fact(Mark.IN_DOUBT, call, None))
@@ -335,7 +346,7 @@ class GroupMember:
             if self._waiting.pop(call.call_id, None) is None:  # it expired in the queue
                 self._release(call.resource)
             elif call.deadline_ns <= now_ns:
-                self._facts.append(Fact(Mark.EXPIRED, call, None))
+                self._expire(call)
                 self._release(call.resource)
             else:
                 self.running += 1
@@ -343,6 +354,10 @@ class GroupMember:
                     self._facts.append(Fact(Mark.CLAIMED, call, None))
                 else:
                     self._starts.append(_tuple(Start, (call, self.epoch)))
+
+    def _expire(self, call: OpenCall) -> None:
+        inherited = call.seq < self._taken_over_at and self._effects.get(call.method) is not Effect.ONCE
+        self._facts.append(Fact(Mark.EXPIRED, call, MAY_HAVE_STARTED if inherited else None))
 
     @property
     def state(self) -> InstanceState:

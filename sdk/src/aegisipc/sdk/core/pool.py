@@ -11,7 +11,7 @@ from collections import Counter, OrderedDict, defaultdict, deque
 from collections.abc import Mapping, Sequence
 from typing import Final, NamedTuple
 
-from aegisipc.eventstore.calls import OpenCall, Sessions
+from aegisipc.eventstore.calls import OpenCall, Sessions, counts
 from aegisipc.eventstore.errors import MalformedPayload
 from aegisipc.eventstore.events import Effect
 from aegisipc.eventstore.frames import MAX_ENTRIES, CallFrame, Mark, PenEntry, PenFrame, decode_pen, encode_pen
@@ -19,7 +19,7 @@ from aegisipc.eventstore.ids import CallId
 from aegisipc.eventstore.log import Record
 from aegisipc.eventstore.subjects import HA, PEN, Place, Subjects
 from aegisipc.eventstore.topology import InstanceView, Topology
-from aegisipc.sdk.core.member import Fact, Identity, Start
+from aegisipc.sdk.core.member import MAY_HAVE_STARTED, Fact, Identity, Start
 
 MAX_SEEN: Final = 200_000
 """Calls whose latest known fact is remembered; older ones are looked up in the log when they are handed out again."""
@@ -79,6 +79,7 @@ class PoolWorker:
         self._frame_of: dict[CallId, int] = {}
         self._ready: deque[OpenCall] = deque()
         self._claiming: set[CallId] = set()
+        self._handed_out_before: set[int] = set()
         self._watched: dict[CallId, tuple[OpenCall, Known]] = {}
         self._facts: deque[Fact] = deque()
         self._in_flight = False
@@ -127,9 +128,19 @@ class PoolWorker:
             self._pump(now_ns)
 
     def on_frame(
-        self, token: str, record: Record, frame: CallFrame, known: Mapping[CallId, Known], now_ns: int
+        self,
+        token: str,
+        record: Record,
+        frame: CallFrame,
+        known: Mapping[CallId, Known],
+        now_ns: int,
+        *,
+        is_again: bool = False,
     ) -> None:
-        """Take a call frame that was handed out; `known` is what the log says of its calls, if it had to be looked up."""
+        """Take a call frame that was handed out.
+
+        `is_again`: it may have been handed out before; then `known` is what the log says of its calls.
+        """
         again = self.deliveries.get(record.seq)
         if again is not None:  # handed out again while it is in work: only the newest token can acknowledge it
             again.token = token
@@ -137,6 +148,8 @@ class PoolWorker:
         client = self._subjects.parse(record.subject).who
         delivery = Delivery(token, set())
         self.deliveries[record.seq] = delivery
+        if is_again:
+            self._handed_out_before.add(record.seq)
         for entry, body in zip(frame.entries, frame.bodies, strict=True):
             deadline_ns = record.timestamp_ns + entry.timeout_ms * 1_000_000
             call = OpenCall(entry.call_id, client, entry.method, entry.resource, record.seq, deadline_ns, body)
@@ -189,12 +202,10 @@ class PoolWorker:
         if any(call.deadline_ns <= now_ns for call in self._ready):
             waiting, self._ready = self._ready, deque()
             for call in waiting:
-                if call.call_id not in self._calls:  # another worker concluded it while it waited here
-                    continue
-                if call.deadline_ns <= now_ns:
-                    self._conclude(Fact(Mark.EXPIRED, call, None))
-                else:
+                if call.deadline_ns > now_ns:
                     self._ready.append(call)
+                elif self._is_mine(call):
+                    self._expire(call)
 
     def drain(self) -> None:
         """Start nothing more; frames that were not begun are left for other workers."""
@@ -268,8 +279,8 @@ class PoolWorker:
             self._unanswered -= 1
         for (mark, call_id), body in zip(frame.entries, frame.bodies, strict=True):
             before = self.seen.get(call_id)
-            if before is not None and (before.mark is not Mark.CLAIMED or mark is Mark.CLAIMED):
-                if mine and mark is Mark.CLAIMED:
+            if not counts(before.mark if before is not None else None, mark):
+                if mine:
                     self._abandon(call_id)  # another worker's claim was first
                 continue
             self._remember(call_id, Known(mark, place.who, record.seq, body))
@@ -296,15 +307,33 @@ class PoolWorker:
             self._close(seq, delivery)
 
     def _abandon(self, call_id: CallId) -> None:
+        """What this worker wrote of a call came too late: it is in the hands of another one."""
         if call_id in self._claiming:
             self._claiming.discard(call_id)
             self.running -= 1
-            self._watch(self._calls.pop(call_id), self.seen[call_id])
+        call = self._calls.pop(call_id, None)
+        if call is not None:
+            self._watch(call, self.seen[call_id])
 
     def _close(self, seq: int, delivery: Delivery) -> None:
         if not delivery.open:
             del self.deliveries[seq]
+            self._handed_out_before.discard(seq)
             self._acks.append(delivery.token)
+
+    def _is_mine(self, call: OpenCall) -> bool:
+        """Whether a call that waited here is still to be dealt with: no other worker concluded or claimed it meanwhile."""
+        if call.call_id not in self._calls:
+            return False
+        known = self.seen.get(call.call_id)
+        if known is None:
+            return True
+        self._watch(self._calls.pop(call.call_id), known)
+        return False
+
+    def _expire(self, call: OpenCall) -> None:
+        is_first = self._effects.get(call.method) is Effect.ONCE or call.seq not in self._handed_out_before
+        self._conclude(Fact(Mark.EXPIRED, call, None if is_first else MAY_HAVE_STARTED))
 
     def _conclude(self, fact: Fact) -> None:
         self._facts.append(fact)
@@ -312,10 +341,10 @@ class PoolWorker:
     def _pump(self, now_ns: int) -> None:
         while self._ready and self.running < self._max_running and not self.is_draining:
             call = self._ready.popleft()
-            if call.call_id not in self._calls:  # another worker concluded it while it waited here
+            if not self._is_mine(call):
                 continue
             if call.deadline_ns <= now_ns:
-                self._conclude(Fact(Mark.EXPIRED, call, None))
+                self._expire(call)
                 continue
             self.running += 1
             if self._effects.get(call.method, Effect.PURE) is Effect.ONCE:

@@ -15,8 +15,9 @@ from typing import Any, Final
 
 import structlog
 
+from aegisipc.eventstore.calls import counts
 from aegisipc.eventstore.errors import AegisError, MalformedPayload, WrongSequence
-from aegisipc.eventstore.frames import CallFrame, Mark, decode_calls, decode_pen
+from aegisipc.eventstore.frames import CallFrame, decode_calls, decode_pen
 from aegisipc.eventstore.group_commit import GroupCommit, OutFrame
 from aegisipc.eventstore.ids import CallId
 from aegisipc.eventstore.jetstream_api import AckPlace, api_error, parse_ack_subject
@@ -222,7 +223,7 @@ class PoolHost:
         if self._is_doubtful(place):
             self._spawn(self._check_and_take(message.reply, record, frame))
         else:
-            self._take(message.reply, record, frame, {})
+            self._take(message.reply, record, frame, None)
 
     def _is_doubtful(self, place: AckPlace) -> bool:
         return place.delivered > 1 or place.stream_seq < self._doubtful_before
@@ -245,17 +246,18 @@ class PoolHost:
             except MalformedPayload:
                 continue  # nobody could read it when it was written, either
             for (mark, call_id), body in zip(pen.entries, pen.bodies, strict=True):
-                if call_id in wanted and known.get(call_id, _NOTHING_KNOWN).mark is Mark.CLAIMED:
+                if call_id in wanted and counts(known[call_id].mark if call_id in known else None, mark):
                     writer = self._site.subjects.parse(later.subject).who
                     known[call_id] = Known(mark, writer, later.seq, body)
         return known
 
-    def _take(self, token: str, record: Record, frame: CallFrame, known: dict[CallId, Known]) -> None:
+    def _take(self, token: str, record: Record, frame: CallFrame, known: dict[CallId, Known] | None) -> None:
         self._site.observe(record.timestamp_ns)
         if self._worker.is_draining:
             self._post(token, b"-NAK")
             return
-        self._worker.on_frame(token, record, frame, known, self._site.now_ns())
+        now_ns = self._site.now_ns()
+        self._worker.on_frame(token, record, frame, known or {}, now_ns, is_again=known is not None)
         self._pump()
 
     # -- what comes in --------------------------------------------------------------------------------------------------
@@ -347,6 +349,3 @@ class PoolHost:
         """The log cannot take the frame at all."""
         _log.error("outcomes_not_written", error=describe(error), maybe_stored=maybe_stored)
         self._fail(error)
-
-
-_NOTHING_KNOWN: Final = Known(Mark.CLAIMED, "", 0)
