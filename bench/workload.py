@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import sys
-from decimal import Decimal
 
 import nats
 from nats.aio.msg import Msg
@@ -23,7 +22,7 @@ class Order(BaseModel):
 
     symbol: str
     qty: int
-    price: Decimal
+    price: float
     side: str
 
 
@@ -33,10 +32,10 @@ class Fill(BaseModel):
     order_id: int
     symbol: str
     qty: int
-    price: Decimal
+    price: float
 
 
-ORDER = Order(symbol="AAPL", qty=100, price=Decimal("150.25"), side="buy")
+ORDER = Order(symbol="AAPL", qty=100, price=150.25, side="buy")
 
 
 @service.method(effect="idempotent")

@@ -1,4 +1,7 @@
-"""A small service for a process of its own: ``python -m tests.e2e.drained URL NAMESPACE``. Prints ``ready`` and ``running``."""
+"""A small service for a process of its own: ``python -m tests.e2e.drained URL NAMESPACE``.
+
+Prints ``ready`` when it is, and ``running`` at each start of its method.
+"""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ from aegisipc.sdk.errors import (
     ServiceDefinitionError,
     ServiceError,
 )
-from tests.e2e.conftest import Place
+from tests.e2e.kit import Place
 
 
 class Order(BaseModel):
@@ -74,7 +74,7 @@ def orders() -> Service:
     return service
 
 
-# -- the four ways to call ---------------------------------------------------------------------------------------------
+# -- the four ways to call -----------------------------------------------------------------------------
 
 
 async def test_a_call_returns_its_result_as_the_type_asked_for_and_else_as_plain_data(place: Place) -> None:
@@ -114,7 +114,7 @@ async def test_a_stub_reads_like_a_local_object(place: Place) -> None:
         await untyped.nope()
 
 
-# -- errors ------------------------------------------------------------------------------------------------------------
+# -- errors --------------------------------------------------------------------------------------------
 
 
 async def test_what_a_handler_raises_arrives_with_code_message_and_details(place: Place) -> None:
@@ -143,12 +143,16 @@ async def test_arguments_that_do_not_fit_name_the_field(place: Place) -> None:
 async def test_a_result_that_is_not_what_the_caller_expects_says_so(place: Place) -> None:
     await place.serve(orders(), "acc_1")
     client = await place.client()
-    with pytest.raises(RemoteError, match="succeeded, but its result is not what this caller expects") as caught:
+    with pytest.raises(
+        RemoteError, match="succeeded, but its result is not what this caller expects"
+    ) as caught:
         await client.call("orders.place", ORDER, resource_id="acc_1", returns=int)
     assert caught.value.code == "unexpected_result"
 
 
-async def test_calls_that_cannot_be_made_are_refused_at_once_and_leave_nothing_in_the_log(place: Place) -> None:
+async def test_calls_that_cannot_be_made_are_refused_at_once_and_leave_nothing_in_the_log(
+    place: Place,
+) -> None:
     await place.serve(orders(), "acc_1")
     client = await place.client(max_open=1)
     for target, resource, error, text in [
@@ -172,7 +176,9 @@ async def test_calls_that_cannot_be_made_are_refused_at_once_and_leave_nothing_i
         await client.call("orders.echo", b"x" * (2 << 20))
     limit: int = caught.value.limit_bytes
     assert (await place.recount()).accepted == {}
-    echoed = await client.call("orders.echo", b"x" * (limit - 20_000))  # within the limit of arguments, not of results
+    echoed = await client.call(
+        "orders.echo", b"x" * (limit - 20_000)
+    )  # within the limit of arguments, not of results
     assert len(echoed) == limit - 20_000
     first = asyncio.create_task(client.call("orders.place", ORDER, resource_id="acc_1"))
     await asyncio.sleep(0)
@@ -210,7 +216,7 @@ async def test_a_closed_client_refuses_to_call(place: Place) -> None:
         await client.call("orders.place", ORDER, resource_id="acc_1")
 
 
-# -- time --------------------------------------------------------------------------------------------------------------
+# -- time ----------------------------------------------------------------------------------------------
 
 
 def gated() -> tuple[Service, asyncio.Event, list[str]]:
@@ -272,7 +278,7 @@ async def test_a_very_long_timeout_is_fine(place: Place) -> None:
     assert await client.call("orders.echo", b"x", timeout=float("inf")) == b"x"
 
 
-# -- order and threads -------------------------------------------------------------------------------------------------
+# -- order and threads ---------------------------------------------------------------------------------
 
 
 async def test_calls_of_one_resource_run_in_the_order_in_which_they_were_made(place: Place) -> None:
@@ -330,7 +336,9 @@ async def test_a_plain_function_in_a_thread_does_not_hold_up_others(place: Place
 async def test_two_clients_of_one_name_get_their_own_outcomes(place: Place) -> None:
     await place.serve(orders(), "acc_1")
     one, two = await place.client(name="strategy"), await place.client(name="strategy")
-    calls = [client.call("orders.echo", f"{client is one}{n}".encode()) for n in range(50) for client in (one, two)]
+    calls = [
+        client.call("orders.echo", f"{client is one}{n}".encode()) for n in range(50) for client in (one, two)
+    ]
     answers = await asyncio.gather(*calls)
     assert answers == [f"{client is one}{n}".encode() for n in range(50) for client in (one, two)]
     counted = await place.recount()

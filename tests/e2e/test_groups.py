@@ -15,7 +15,7 @@ from aegisipc.eventstore.ids import parse_call_id
 from aegisipc.eventstore.lifecycles import InstanceState
 from aegisipc.sdk import Context, Service
 from aegisipc.sdk.errors import AegisError, CallInDoubt, ContractConflict, ResourceConflict
-from tests.e2e.conftest import Place
+from tests.e2e.kit import Place
 from tests.support.waiting import eventually
 
 
@@ -36,10 +36,12 @@ class Gate:
         self.service.method(effect="once", name="pay")(run)
 
     async def has_started(self, count: int) -> None:
-        await eventually(lambda: len(self.started) >= count, within_s=5, what=f"{count} starts, not {self.started}")
+        await eventually(
+            lambda: len(self.started) >= count, within_s=5, what=f"{count} starts, not {self.started}"
+        )
 
 
-# -- joining -----------------------------------------------------------------------------------------------------------
+# -- joining -------------------------------------------------------------------------------------------
 
 
 async def test_a_service_of_the_same_name_with_other_methods_is_refused(place: Place) -> None:
@@ -56,7 +58,9 @@ async def test_a_service_of_the_same_name_with_other_methods_is_refused(place: P
     await place.serve(one, "x", instance="first")
     with pytest.raises(ContractConflict) as caught:
         await place.serve(other, "y", instance="second")
-    assert caught.value.message.startswith("cannot admit 'second': its methods differ from those that service 'orders' offers")
+    assert caught.value.message.startswith(
+        "cannot admit 'second': its methods differ from those that service 'orders' offers"
+    )
     assert "get(key: int)" in caught.value.message
     assert "stop first first" in caught.value.message
 
@@ -70,7 +74,7 @@ async def test_a_resource_that_another_group_holds_is_refused(place: Place) -> N
     assert "(its instances are first)" in caught.value.message
 
 
-# -- takeover ----------------------------------------------------------------------------------------------------------
+# -- takeover ------------------------------------------------------------------------------------------
 
 
 async def test_a_standby_takes_over_idempotent_calls_of_an_active_that_died(place: Place) -> None:
@@ -108,7 +112,9 @@ async def test_a_once_call_that_had_started_is_in_doubt_and_is_never_run_again(p
     assert counted.first(parse_call_id(started.call_id)) == (Mark.IN_DOUBT, None)
 
 
-async def test_an_instance_that_is_restarted_finds_the_open_calls_and_doubts_the_claimed_one(place: Place) -> None:
+async def test_an_instance_that_is_restarted_finds_the_open_calls_and_doubts_the_claimed_one(
+    place: Place,
+) -> None:
     gate = Gate()
     former = await place.serve(gate.service, "x", "y", instance="a")
     client = await place.client()
@@ -147,12 +153,10 @@ async def test_an_instance_that_was_taken_for_lost_rejoins_by_itself(place: Plac
 async def test_calls_go_on_while_every_router_is_down(place: Place) -> None:
     gate = Gate()
     gate.open.set()
-    router = await place.router(id="second")
     await place.serve(gate.service, "x", instance="a")
     client = await place.client()
-    await router.stop()
-    for other in [task for task in asyncio.all_tasks() if task.get_name() in ("router decide", "router pulse")]:
-        other.cancel()
+    for router in place.routers:
+        await router.stop()
     answers = await asyncio.gather(*[client.call("gated.put", n, resource_id="x") for n in range(50)])
     assert answers == ["a"] * 50
 
@@ -216,7 +220,7 @@ def _state(client: object, service: str, group: str) -> InstanceState | None:
     return next((i.state for i in view.instances.values()), None) if view else None
 
 
-# -- pools -------------------------------------------------------------------------------------------------------------
+# -- pools ---------------------------------------------------------------------------------------------
 
 
 async def test_a_burst_is_spread_over_the_workers_of_a_pool(place: Place) -> None:
@@ -225,7 +229,9 @@ async def test_a_burst_is_spread_over_the_workers_of_a_pool(place: Place) -> Non
         await place.serve(gate.service, instance=name)
     client = await place.client()
     calls = [asyncio.create_task(client.call("gated.put", n)) for n in range(300)]
-    await eventually(lambda: len({name for name, _ in gate.started}) == 3, within_s=5, what="three workers at work")
+    await eventually(
+        lambda: len({name for name, _ in gate.started}) == 3, within_s=5, what="three workers at work"
+    )
     gate.open.set()
     share = Counter(await asyncio.gather(*calls))
     assert sum(share.values()) == 300
@@ -250,16 +256,14 @@ async def test_the_calls_of_a_worker_that_died_are_finished_by_another(place: Pl
 
 async def test_a_once_call_in_a_pool_never_starts_twice(place: Place) -> None:
     gate = Gate()
-    first = await place.serve(gate.service, instance="w1")
-    await place.serve(gate.service, instance="w2")
+    workers = [await place.serve(gate.service, instance=name) for name in ("w1", "w2")]
     client = await place.client()
     calls = [await client.submit("gated.pay", n) for n in range(10)]
     await gate.has_started(10)
-    mine = {value for name, value in gate.started if name == "w1"}
-    victim = first if mine else None
-    if victim is None:  # every call went to the other one: that is the one to kill
-        victim = next(r for r in [first] if r)
-    await victim.kill()
+    busiest = Counter(name for name, _ in gate.started).most_common(1)[0][0]
+    mine = {value for name, value in gate.started if name == busiest}
+    other = next(worker.id for worker in workers if worker.id != busiest)
+    await next(worker for worker in workers if worker.id == busiest).kill()
     gate.open.set()
     outcomes = {}
     for n, call in enumerate(calls):
@@ -267,7 +271,7 @@ async def test_a_once_call_in_a_pool_never_starts_twice(place: Place) -> None:
             outcomes[n] = await call.result()
         except CallInDoubt:
             outcomes[n] = "doubt"
-    assert outcomes == {n: "doubt" if n in mine else "w2" for n in range(10)}
+    assert outcomes == {n: "doubt" if n in mine else other for n in range(10)}
     assert len(gate.started) == 10
     counted = await place.recount()
     assert (counted.without, counted.several) == ([], [])
@@ -289,7 +293,7 @@ async def test_a_draining_worker_finishes_its_calls_and_leaves_the_rest_to_other
     assert len(gate.started) == 6
 
 
-# -- the server goes away ----------------------------------------------------------------------------------------------
+# -- the server goes away ------------------------------------------------------------------------------
 
 
 async def test_replies_that_were_missed_are_asked_for(own_place: Place) -> None:
@@ -304,7 +308,9 @@ async def test_replies_that_were_missed_are_asked_for(own_place: Place) -> None:
     assert await asyncio.wait_for(call, 3) == "a"
 
 
-async def test_a_server_that_is_killed_and_restarted_under_load_loses_no_accepted_call(own_place: Place) -> None:
+async def test_a_server_that_is_killed_and_restarted_under_load_loses_no_accepted_call(
+    own_place: Place,
+) -> None:
     ledger: Counter[int] = Counter()
     service = Service("ledger")
 
@@ -336,7 +342,12 @@ async def test_a_server_that_is_killed_and_restarted_under_load_loses_no_accepte
 
     loads = [
         asyncio.create_task(load(method, resource, first))
-        for method, resource, first in [("pay", "x", 0), ("put", "y", 10_000), ("pay", "y", 20_000), ("put", "x", 30_000)]
+        for method, resource, first in [
+            ("pay", "x", 0),
+            ("put", "y", 10_000),
+            ("pay", "y", 20_000),
+            ("put", "x", 30_000),
+        ]
     ]
     await eventually(lambda: len(submitted) > 100, within_s=5, what="load")
     for _ in range(2):

@@ -1,4 +1,4 @@
-"""What the tests of the cores share: a log as a list, clients that write call frames, and a member to drive by hand."""
+"""What the tests of the cores share: a log as a list, clients, and members and workers to drive by hand."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class ListLog:
     def append(
         self, subject: str, payload: bytes, expect: Expect | None = None, record_id: str | None = None
     ) -> int:
-        """Store a record and return its sequence. Like one server, it checks the expectation before the record id."""
+        """Store a record and return its sequence; checks the expectation before the record id, as one server does."""
         if expect is not None:
             guarded = expect.subject or subject
             found = self.last_seq(guarded)
@@ -105,9 +105,7 @@ class ListLog:
 
     def vacate(self, epoch: int) -> int:
         """The router takes the pen away."""
-        return self.say(
-            NS.fence(SERVICE, GROUP), ev.GroupVacated(epoch=epoch, cause="test", decided_by="r")
-        )
+        return self.say(NS.fence(SERVICE, GROUP), ev.GroupVacated(epoch=epoch, cause="test", decided_by="r"))
 
     def lose(self, instance: str, incarnation: str = "1", *, group: str = GROUP) -> None:
         """The router takes an instance for dead."""
@@ -297,7 +295,9 @@ class WorkerRig:
 
     _sessions = itertools.count(100_000)
 
-    def __init__(self, log: ListLog, name: str = "w1", *, incarnation: str = "1", max_running: int = 100) -> None:
+    def __init__(
+        self, log: ListLog, name: str = "w1", *, incarnation: str = "1", max_running: int = 100
+    ) -> None:
         self.log, self.name = log, name
         identity = Identity(SERVICE, POOL, name, incarnation, next(self._sessions))
         self.core = PoolWorker(identity, EFFECTS, NS, max_running=max_running, max_frame_bytes=1 << 20)
@@ -321,7 +321,9 @@ class WorkerRig:
             self.replies += replies
         self.acks += self.core.take_acks()
 
-    def hand(self, seq: int, frame: CallFrame, token: str = "t1", client: str = "c1", **known: object) -> None:
+    def hand(
+        self, seq: int, frame: CallFrame, token: str = "t1", client: str = "c1", **known: object
+    ) -> None:
         """Hand it the call frame stored as `seq`."""
         record = Record(seq, NS.call(SERVICE, POOL, client), b"", self.log.records[seq - 1].timestamp_ns)
         self.core.on_frame(token, record, frame, {}, self.log.now_ns)
@@ -359,7 +361,9 @@ def pool_client(log: ListLog, name: str = "c1") -> FakeClient:
     return FakeClient(log, name, POOL)
 
 
-def stored_frame(log: ListLog, client: FakeClient, *calls: tuple[str, str | None, int, bytes]) -> tuple[int, CallFrame]:
+def stored_frame(
+    log: ListLog, client: FakeClient, *calls: tuple[str, str | None, int, bytes]
+) -> tuple[int, CallFrame]:
     """Store one frame of calls; returns its sequence and itself."""
     frame = client.frame(*calls)
     seq = log.append(NS.call(SERVICE, client._group, client.name), encode_calls(frame))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 
 from aegisipc.eventstore.errors import LogFull, NotConnected, Overloaded, PayloadTooLarge
@@ -25,7 +27,12 @@ class Rig:
         self.over: list[PendingCall] = []
 
     def submit(
-        self, body: bytes = b"b", *, timeout_ms: int = 1000, lane: Lane | None = None, resource: str | None = None
+        self,
+        body: bytes = b"b",
+        *,
+        timeout_ms: int = 1000,
+        lane: Lane | None = None,
+        resource: str | None = None,
     ) -> PendingCall:
         return self.core.submit(
             lane or self.lane, "get", body, timeout_ms, resource, now_ns=self.now_ns, server_ms=SERVER_MS
@@ -49,7 +56,7 @@ class Rig:
         return [call_id for _, call_ids in tick.ask for call_id in call_ids]
 
 
-# -- frames ------------------------------------------------------------------------------------------------------------
+# -- frames --------------------------------------------------------------------------------------------
 
 
 def test_a_frame_holds_everything_that_gathered_in_the_order_in_which_it_was_submitted() -> None:
@@ -129,10 +136,13 @@ def test_a_call_whose_time_is_up_before_it_is_sent_is_never_sent() -> None:
 
 def test_a_timeout_is_at_least_a_millisecond_and_at_most_thirty_days() -> None:
     rig = Rig()
-    assert (rig.submit(timeout_ms=0).timeout_ms, rig.submit(timeout_ms=1 << 60).timeout_ms) == (1, MAX_TIMEOUT_MS)
+    assert (rig.submit(timeout_ms=0).timeout_ms, rig.submit(timeout_ms=1 << 60).timeout_ms) == (
+        1,
+        MAX_TIMEOUT_MS,
+    )
 
 
-# -- limits ------------------------------------------------------------------------------------------------------------
+# -- limits --------------------------------------------------------------------------------------------
 
 
 def test_over_max_open_calls_a_call_is_refused_until_another_is_over() -> None:
@@ -156,7 +166,7 @@ def test_arguments_that_fit_in_no_frame_are_refused_and_leave_nothing_behind() -
     assert len(rig.frame().payload) <= 1000
 
 
-# -- outcomes ----------------------------------------------------------------------------------------------------------
+# -- outcomes ------------------------------------------------------------------------------------------
 
 
 def test_an_outcome_ends_its_call_once() -> None:
@@ -195,7 +205,7 @@ def test_outcomes_may_come_in_any_order() -> None:
     assert (one.outcome.body, two.outcome.body) == (b"1", b"2")
 
 
-# -- fates -------------------------------------------------------------------------------------------------------------
+# -- fates ---------------------------------------------------------------------------------------------
 
 
 def test_a_call_without_an_outcome_ends_a_little_after_its_deadline() -> None:
@@ -263,7 +273,7 @@ def test_closing_ends_every_open_call_with_what_is_known_of_it() -> None:
     assert [call.fate for call in (accepted, sent, unsent)] == [Fate.TIMED_OUT, Fate.UNKNOWN, Fate.NOT_SENT]
 
 
-# -- asking again ------------------------------------------------------------------------------------------------------
+# -- asking again --------------------------------------------------------------------------------------
 
 
 def test_a_silent_call_is_asked_about_again_and_again_at_doubling_intervals_up_to_eight_seconds() -> None:
@@ -274,7 +284,7 @@ def test_a_silent_call_is_asked_about_again_and_again_at_doubling_intervals_up_t
         if rig.tick(25):
             asked_at.append(rig.now_ns)
     assert asked_at[0] == ASK_AFTER_NS
-    gaps = [round((b - a) / 1e9, 1) for a, b in zip(asked_at, asked_at[1:], strict=False)]
+    gaps = [round((b - a) / 1e9, 1) for a, b in itertools.pairwise(asked_at)]
     assert gaps[:6] == [0.5, 1.0, 2.0, 4.0, 8.0, 8.0]
     assert call.asks == len(asked_at)
 
@@ -304,7 +314,10 @@ def test_calls_are_asked_about_group_by_group() -> None:
     rig.core.on_acked(rig.frame(other), 6, rig.now_ns)
     rig.now_ns += ASK_AFTER_NS
     asked = rig.core.on_tick(rig.now_ns).ask
-    assert [(lane.group, ids) for lane, ids in asked] == [(GROUP, [mine.call_id]), ("other", [theirs.call_id])]
+    assert [(lane.group, ids) for lane, ids in asked] == [
+        (GROUP, [mine.call_id]),
+        ("other", [theirs.call_id]),
+    ]
 
 
 def test_a_call_that_has_its_outcome_is_not_asked_about() -> None:

@@ -57,7 +57,16 @@ def in_a_thread(ctx: Context, value: int) -> str:
 
 @service.method(effect="pure")
 async def sees(ctx: Context) -> list[Any]:
-    return [ctx.service, ctx.group, ctx.instance, ctx.client, ctx.resource_id, ctx.epoch, ctx.call_id, ctx.remaining_s()]
+    return [
+        ctx.service,
+        ctx.group,
+        ctx.instance,
+        ctx.client,
+        ctx.resource_id,
+        ctx.epoch,
+        ctx.call_id,
+        ctx.remaining_s(),
+    ]
 
 
 @service.method(effect="pure")
@@ -84,7 +93,10 @@ async def failure(executor: Executor, method: str, *args: Any) -> dict[str, Any]
 
 
 async def test_a_result_is_encoded(executor: Executor) -> None:
-    assert await executor.execute(call("echo", {"a": Decimal(1)}), 1) == (Mark.SUCCEEDED, encode({"a": Decimal(1)}))
+    assert await executor.execute(call("echo", {"a": Decimal(1)}), 1) == (
+        Mark.SUCCEEDED,
+        encode({"a": Decimal(1)}),
+    )
 
 
 async def test_the_context_tells_the_handler_about_its_call(executor: Executor) -> None:
@@ -100,12 +112,19 @@ async def test_a_plain_function_runs_in_a_thread_of_the_service(executor: Execut
 
 async def test_a_refusal_carries_its_code_message_and_details(executor: Executor) -> None:
     info = await failure(executor, "refuses")
-    assert (info["code"], info["message"], info["details"]["missing"]) == ("insufficient_funds", "not enough", "Decimal('1.5')")
+    assert (info["code"], info["message"], info["details"]["missing"]) == (
+        "insufficient_funds",
+        "not enough",
+        "Decimal('1.5')",
+    )
 
 
 async def test_any_other_exception_is_an_internal_error(executor: Executor) -> None:
     info = await failure(executor, "breaks")
-    assert (info["code"], info["message"]) == ("internal_error", "orders.breaks failed: ZeroDivisionError: oops")
+    assert (info["code"], info["message"]) == (
+        "internal_error",
+        "orders.breaks failed: ZeroDivisionError: oops",
+    )
 
 
 async def test_a_cancellation_inside_the_handler_is_its_outcome(executor: Executor) -> None:

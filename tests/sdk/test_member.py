@@ -1,4 +1,4 @@
-"""One member of an owned group, driven by hand: given a log, when this happens, then that is started and written."""
+"""One member of an owned group, driven by hand: given a log, when something happens, what starts, what is written?"""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def client(log: ListLog) -> FakeClient:
     return FakeClient(log)
 
 
-# -- order and bounds --------------------------------------------------------------------------------------------------
+# -- order and bounds ----------------------------------------------------------------------------------
 
 
 def test_calls_of_one_resource_run_one_after_another_in_log_order(log: ListLog, client: FakeClient) -> None:
@@ -34,7 +34,9 @@ def test_calls_of_one_resource_run_one_after_another_in_log_order(log: ListLog, 
     assert member.started() == [third]
 
 
-def test_calls_of_different_resources_and_calls_without_one_run_at_once(log: ListLog, client: FakeClient) -> None:
+def test_calls_of_different_resources_and_calls_without_one_run_at_once(
+    log: ListLog, client: FakeClient
+) -> None:
     member = active_member(log)
     x, y, free, also_free = client.send(
         a_call(resource="x"), a_call(resource="y"), a_call(resource=None), a_call(resource=None)
@@ -73,10 +75,12 @@ def test_the_queue_of_a_resource_is_forgotten_when_it_is_empty(log: ListLog, cli
     assert member.core.is_quiet
 
 
-# -- expiry ------------------------------------------------------------------------------------------------------------
+# -- expiry --------------------------------------------------------------------------------------------
 
 
-def test_a_call_that_is_past_its_deadline_when_it_is_read_never_starts(log: ListLog, client: FakeClient) -> None:
+def test_a_call_that_is_past_its_deadline_when_it_is_read_never_starts(
+    log: ListLog, client: FakeClient
+) -> None:
     member = active_member(log)
     (late,) = client.send(a_call(timeout_ms=5))
     log.now_ns += 5_000_000
@@ -85,7 +89,9 @@ def test_a_call_that_is_past_its_deadline_when_it_is_read_never_starts(log: List
     assert marks(member.write()) == [(Mark.EXPIRED, late)]
 
 
-def test_a_call_expires_at_its_deadline_though_the_one_before_it_still_runs(log: ListLog, client: FakeClient) -> None:
+def test_a_call_expires_at_its_deadline_though_the_one_before_it_still_runs(
+    log: ListLog, client: FakeClient
+) -> None:
     member = active_member(log)
     slow, waits, after = client.send(
         a_call(resource="x"), a_call(resource="x", timeout_ms=10), a_call(resource="x")
@@ -135,7 +141,7 @@ def test_the_next_deadline_is_found_after_one_has_passed(log: ListLog, client: F
     assert marks(member.write()) == [(Mark.EXPIRED, late)]
 
 
-# -- claims ------------------------------------------------------------------------------------------------------------
+# -- claims --------------------------------------------------------------------------------------------
 
 
 def test_a_once_call_starts_only_when_its_claim_is_acknowledged(log: ListLog, client: FakeClient) -> None:
@@ -183,7 +189,7 @@ def test_the_next_once_call_of_a_resource_is_claimed_when_the_one_before_is_done
     assert marks(member.write()) == [(Mark.SUCCEEDED, first), (Mark.CLAIMED, second)]
 
 
-# -- roles -------------------------------------------------------------------------------------------------------------
+# -- roles ---------------------------------------------------------------------------------------------
 
 
 def test_a_standby_follows_and_runs_nothing(log: ListLog, client: FakeClient) -> None:
@@ -311,7 +317,7 @@ def test_an_incarnation_that_was_taken_for_lost_is_gone(log: ListLog) -> None:
     assert member.core.is_gone
 
 
-# -- the fence ---------------------------------------------------------------------------------------------------------
+# -- the fence -----------------------------------------------------------------------------------------
 
 
 def test_a_frame_refused_after_a_reaffirmation_is_sent_again_with_the_new_fence(
@@ -335,7 +341,9 @@ def test_a_frame_refused_after_a_reaffirmation_is_sent_again_with_the_new_fence(
     assert member.core.is_active
 
 
-def test_a_reaffirmation_that_is_read_moves_the_fence_and_nothing_else(log: ListLog, client: FakeClient) -> None:
+def test_a_reaffirmation_that_is_read_moves_the_fence_and_nothing_else(
+    log: ListLog, client: FakeClient
+) -> None:
     member = active_member(log)
     (call,) = client.send(a_call("pay"))
     member.read()
@@ -407,7 +415,7 @@ def test_a_member_whose_frame_cannot_be_written_gives_up_the_pen(log: ListLog, c
     assert member.core.next_frame() is None
 
 
-# -- frames ------------------------------------------------------------------------------------------------------------
+# -- frames --------------------------------------------------------------------------------------------
 
 
 def test_only_one_frame_is_in_flight(log: ListLog, client: FakeClient) -> None:
@@ -424,7 +432,9 @@ def test_only_one_frame_is_in_flight(log: ListLog, client: FakeClient) -> None:
     assert marks(member.write()) == [(Mark.SUCCEEDED, two)]
 
 
-def test_a_frame_holds_what_fits_and_the_rest_goes_into_the_next_one(log: ListLog, client: FakeClient) -> None:
+def test_a_frame_holds_what_fits_and_the_rest_goes_into_the_next_one(
+    log: ListLog, client: FakeClient
+) -> None:
     member = active_member(log, max_frame_bytes=1000)
     calls = client.send(*[a_call("get")] * 5)
     member.read()
@@ -433,7 +443,7 @@ def test_a_frame_holds_what_fits_and_the_rest_goes_into_the_next_one(log: ListLo
     sizes = []
     while (frame := member.write()) is not None:
         sizes.append(len(frame.entries))
-    assert sizes == [3, 2] or sizes == [2, 2, 1]
+    assert sizes in ([3, 2], [2, 2, 1])
     assert [call for call, *_ in (reply for _, reply in member.replies)] == calls
 
 
@@ -505,7 +515,7 @@ def test_an_unreadable_frame_changes_nothing(log: ListLog, client: FakeClient) -
     assert member.core.calls.anomalies["malformed"] == 2
 
 
-# -- replies, questions, draining --------------------------------------------------------------------------------------
+# -- replies, questions, draining ----------------------------------------------------------------------
 
 
 def test_outcomes_are_grouped_by_client(log: ListLog) -> None:
@@ -518,7 +528,10 @@ def test_outcomes_are_grouped_by_client(log: ListLog) -> None:
     written = member.core.next_frame()
     assert written is not None
     found = member.core.replies(written)
-    assert {name: [call for call, *_ in outcomes] for name, outcomes in found.items()} == {"one": [a, c], "two": [b]}
+    assert {name: [call for call, *_ in outcomes] for name, outcomes in found.items()} == {
+        "one": [a, c],
+        "two": [b],
+    }
 
 
 def test_a_question_is_answered_for_calls_that_have_an_outcome(log: ListLog, client: FakeClient) -> None:

@@ -66,7 +66,7 @@ def rejected(function: Any, *args: Any, **kwargs: Any) -> list[FieldError]:
     return list(caught.value.errors)
 
 
-# -- what fits ---------------------------------------------------------------------------------------------------------
+# -- what fits -----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -99,12 +99,14 @@ def test_a_positional_only_parameter_is_filled_by_position() -> None:
     assert load(positional, 1, b=2) == ([1], {"b": 2})
 
 
-# -- what does not -----------------------------------------------------------------------------------------------------
+# -- what does not -------------------------------------------------------------------------------------
 
 
 def test_too_many_arguments_by_position() -> None:
     (error,) = rejected(plain, 1, "b", True)
-    assert error == FieldError("(arguments)", "3 given by position, but plain() takes 2 (a, b, c)", "too_many")
+    assert error == FieldError(
+        "(arguments)", "3 given by position, but plain() takes 2 (a, b, c)", "too_many"
+    )
 
 
 def test_an_argument_to_a_method_without_parameters() -> None:
@@ -139,7 +141,9 @@ def test_a_wrong_type_names_the_parameter() -> None:
 
 
 def test_a_wrong_type_deep_inside_names_the_path() -> None:
-    (error,) = rejected(place, {"symbol": "A", "legs": [{"qty": 1, "price": "1"}, {"qty": "many", "price": "1"}]})
+    (error,) = rejected(
+        place, {"symbol": "A", "legs": [{"qty": 1, "price": "1"}, {"qty": "many", "price": "1"}]}
+    )
     assert (error.field, error.type) == ("order.legs.1.qty", "int_parsing")
 
 
@@ -151,7 +155,9 @@ def test_every_fault_is_reported_at_once() -> None:
     ]
 
 
-@pytest.mark.parametrize("body", [b"", b"\xc1", encode(5), encode([1]), encode([{}, []]), encode([[], {}, 1]), encode({})])
+@pytest.mark.parametrize(
+    "body", [b"", b"\xc1", encode(5), encode([1]), encode([{}, []]), encode([[], {}, 1]), encode({})]
+)
 def test_bytes_that_are_no_arguments_are_rejected(body: bytes) -> None:
     with pytest.raises(ArgumentsRejected) as caught:
         method(plain).load(body)
@@ -164,7 +170,7 @@ def test_names_that_are_not_text_are_unexpected() -> None:
     assert [(e.field, e.type) for e in caught.value.errors] == [("5", "unexpected")]
 
 
-# -- results -----------------------------------------------------------------------------------------------------------
+# -- results -------------------------------------------------------------------------------------------
 
 
 def test_a_result_of_another_type_than_declared_is_rejected_by_name() -> None:
@@ -172,7 +178,7 @@ def test_a_result_of_another_type_than_declared_is_rejected_by_name() -> None:
         method(place).dump({"symbol": "A", "legs": [{"qty": "many", "price": "1"}]})
 
 
-# -- context -----------------------------------------------------------------------------------------------------------
+# -- context -------------------------------------------------------------------------------------------
 
 
 def in_context(function: Any, *args: Any, **kwargs: Any) -> Any:
@@ -209,7 +215,7 @@ def test_a_method_takes_one_context_and_by_name() -> None:
             method(function)
 
 
-# -- definitions -------------------------------------------------------------------------------------------------------
+# -- definitions ---------------------------------------------------------------------------------------
 
 
 def test_a_parameter_without_a_type_is_refused_where_it_is_defined() -> None:

@@ -42,7 +42,7 @@ def worker(log: ListLog, name: str = "w1", max_running: int = 100) -> WorkerRig:
     return rig
 
 
-# -- one worker --------------------------------------------------------------------------------------------------------
+# -- one worker ----------------------------------------------------------------------------------------
 
 
 def test_a_call_runs_and_its_reply_waits_until_its_outcome_comes_back_from_the_log(
@@ -61,7 +61,9 @@ def test_a_call_runs_and_its_reply_waits_until_its_outcome_comes_back_from_the_l
     assert rig.core.is_quiet
 
 
-def test_a_frame_is_acknowledged_only_when_all_its_calls_are_concluded(log: ListLog, client: FakeClient) -> None:
+def test_a_frame_is_acknowledged_only_when_all_its_calls_are_concluded(
+    log: ListLog, client: FakeClient
+) -> None:
     rig = worker(log)
     seq, frame = stored_frame(log, client, a_call("get"), a_call("get"))
     rig.hand(seq, frame)
@@ -111,7 +113,9 @@ def test_an_expired_call_never_starts_and_one_that_waits_expires_at_its_deadline
     log: ListLog, client: FakeClient
 ) -> None:
     rig = worker(log, max_running=1)
-    seq, frame = stored_frame(log, client, a_call("get"), a_call("get", timeout_ms=10), a_call("get", timeout_ms=30))
+    seq, frame = stored_frame(
+        log, client, a_call("get"), a_call("get", timeout_ms=10), a_call("get", timeout_ms=30)
+    )
     runs, waits, last = ids(frame)
     rig.hand(seq, frame)
     log.now_ns += 10_000_000
@@ -124,7 +128,9 @@ def test_an_expired_call_never_starts_and_one_that_waits_expires_at_its_deadline
     assert marks(rig.write()) == [(Mark.SUCCEEDED, runs), (Mark.EXPIRED, last)]
 
 
-def test_a_draining_worker_starts_nothing_more_and_leaves_frames_for_others(log: ListLog, client: FakeClient) -> None:
+def test_a_draining_worker_starts_nothing_more_and_leaves_frames_for_others(
+    log: ListLog, client: FakeClient
+) -> None:
     rig = worker(log, max_running=1)
     seq, frame = stored_frame(log, client, a_call("get"), a_call("get"))
     rig.hand(seq, frame)
@@ -149,10 +155,12 @@ def test_a_question_is_answered_from_what_the_log_says(log: ListLog, client: Fak
     assert other.core.answer([done, claimed, b"?" * 16]) == [(done, Mark.SUCCEEDED, b"r")]
 
 
-# -- handed out twice --------------------------------------------------------------------------------------------------
+# -- handed out twice ----------------------------------------------------------------------------------
 
 
-def test_a_frame_handed_out_again_while_it_is_in_work_only_changes_the_token(log: ListLog, client: FakeClient) -> None:
+def test_a_frame_handed_out_again_while_it_is_in_work_only_changes_the_token(
+    log: ListLog, client: FakeClient
+) -> None:
     rig = worker(log)
     seq, frame = stored_frame(log, client, a_call("get"))
     rig.hand(seq, frame, "t1")
@@ -175,7 +183,9 @@ def test_calls_that_are_concluded_already_are_not_run_again(log: ListLog, client
     assert second.started() == [open_one]
 
 
-def test_a_frame_whose_calls_are_all_concluded_is_acknowledged_at_once(log: ListLog, client: FakeClient) -> None:
+def test_a_frame_whose_calls_are_all_concluded_is_acknowledged_at_once(
+    log: ListLog, client: FakeClient
+) -> None:
     rig = worker(log)
     seq, frame = stored_frame(log, client, a_call("get"))
     (call,) = ids(frame)
@@ -209,7 +219,9 @@ def test_the_first_conclusion_in_log_order_counts_and_only_its_writer_replies(
     assert two.core.is_quiet
 
 
-def test_a_call_concluded_elsewhere_while_it_waits_here_does_not_start(log: ListLog, client: FakeClient) -> None:
+def test_a_call_concluded_elsewhere_while_it_waits_here_does_not_start(
+    log: ListLog, client: FakeClient
+) -> None:
     one, two = worker(log, max_running=1), worker(log, "w2")
     seq, frame = stored_frame(log, client, a_call("get"), a_call("get", timeout_ms=50))
     runs, waits = ids(frame)
@@ -225,7 +237,9 @@ def test_a_call_concluded_elsewhere_while_it_waits_here_does_not_start(log: List
     assert one.started() == []
 
 
-def test_the_first_claim_in_log_order_counts_and_the_other_worker_lets_go(log: ListLog, client: FakeClient) -> None:
+def test_the_first_claim_in_log_order_counts_and_the_other_worker_lets_go(
+    log: ListLog, client: FakeClient
+) -> None:
     one, two = worker(log), worker(log, "w2")
     seq, frame = stored_frame(log, client, a_call("pay"))
     (call,) = ids(frame)
@@ -263,7 +277,7 @@ def test_a_claim_of_a_live_worker_is_respected_when_its_frame_is_handed_out_agai
     assert two.acks == ["t2"]
 
 
-# -- doubt -------------------------------------------------------------------------------------------------------------
+# -- doubt ---------------------------------------------------------------------------------------------
 
 
 def test_a_claim_of_a_lost_worker_becomes_doubt_when_its_frame_is_handed_out_again(
@@ -331,7 +345,9 @@ def test_a_claim_of_an_earlier_incarnation_is_not_taken_for_one_of_the_present_o
     assert marks(two.write()) == [(Mark.IN_DOUBT, call)]
 
 
-def test_what_had_to_be_looked_up_in_the_log_counts_like_what_was_followed(log: ListLog, client: FakeClient) -> None:
+def test_what_had_to_be_looked_up_in_the_log_counts_like_what_was_followed(
+    log: ListLog, client: FakeClient
+) -> None:
     rig = worker(log)
     seq, frame = stored_frame(log, client, a_call("pay"), a_call("get"))
     claimed, free = ids(frame)
@@ -344,7 +360,9 @@ def test_what_had_to_be_looked_up_in_the_log_counts_like_what_was_followed(log: 
     assert marks(rig.write()) == [(Mark.IN_DOUBT, claimed)]
 
 
-def test_a_frame_that_was_stored_twice_counts_once_and_nonsense_is_counted(log: ListLog, client: FakeClient) -> None:
+def test_a_frame_that_was_stored_twice_counts_once_and_nonsense_is_counted(
+    log: ListLog, client: FakeClient
+) -> None:
     rig = worker(log)
     pen = NS.pen(SERVICE, POOL, "w2")
     payload = pen_frame(7, 1, (Mark.SUCCEEDED, b"x" * 16, b"first"))

@@ -13,9 +13,7 @@ from tests.sdk.kit import NS, POOL, SERVICE, ListLog, registered
 
 def admit(log: ListLog, instance: str, group: str, *resources: str, service: str = SERVICE) -> None:
     log.say(NS.instance(service, group, instance), registered("1", group=group, resources=resources))
-    log.say(
-        NS.watch(service, group), ev.InstanceAdmitted(instance=instance, incarnation="1", decided_by="r")
-    )
+    log.say(NS.watch(service, group), ev.InstanceAdmitted(instance=instance, incarnation="1", decided_by="r"))
 
 
 def topology_of(log: ListLog) -> Topology:
@@ -25,7 +23,9 @@ def topology_of(log: ListLog) -> Topology:
     return topology
 
 
-def no_route(log: ListLog, method: str = "get", resource: str | None = None, service: str = SERVICE) -> NoRoute:
+def no_route(
+    log: ListLog, method: str = "get", resource: str | None = None, service: str = SERVICE
+) -> NoRoute:
     with pytest.raises(NoRoute) as caught:
         route(topology_of(log), service, method, resource)
     return caught.value
@@ -69,7 +69,8 @@ def test_a_pool_and_groups_of_one_service_live_side_by_side() -> None:
 def test_an_unknown_service_in_an_empty_namespace() -> None:
     error = no_route(ListLog())
     assert error.message == (
-        "cannot call orders.get: no service 'orders' has joined this namespace; start it, or check the namespace"
+        "cannot call orders.get: no service 'orders' has joined this namespace; "
+        "start it, or check the namespace"
     )
     assert error.service == SERVICE
 
@@ -112,7 +113,8 @@ def test_a_resource_given_to_a_pool() -> None:
     log = ListLog()
     admit(log, "w", POOL)
     assert no_route(log, resource="q").message == (
-        "cannot call orders.get for resource 'q': 'orders' is a pool and keeps no order; call it without resource_id"
+        "cannot call orders.get for resource 'q': 'orders' is a pool and keeps no order; "
+        "call it without resource_id"
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import msgpack  # type: ignore[import-untyped]
@@ -71,7 +72,9 @@ def test_what_is_no_reply_is_refused(plain: Any) -> None:
         decode_outcomes(msgpack.packb(plain))
 
 
-@pytest.mark.parametrize("plain", [None, 5, "", b"", {}, "text", [None], [5], ["i" * 16], [b"short"], [[ID]]], ids=repr)
+@pytest.mark.parametrize(
+    "plain", [None, 5, "", b"", {}, "text", [None], [5], ["i" * 16], [b"short"], [[ID]]], ids=repr
+)
 def test_what_is_no_question_is_refused(plain: Any) -> None:
     with pytest.raises(MalformedPayload, match="cannot read a question"):
         decode_ask(msgpack.packb(plain))
@@ -80,13 +83,13 @@ def test_what_is_no_question_is_refused(plain: Any) -> None:
 @given(st.binary(max_size=200))
 def test_any_bytes_are_read_or_refused(payload: bytes) -> None:
     for decode in (decode_outcomes, decode_ask):
-        try:
+        with contextlib.suppress(MalformedPayload):
             assert isinstance(decode(payload), list)
-        except MalformedPayload:
-            pass
 
 
-@pytest.mark.parametrize("payload", [b"", b"\xc1", b"\xdd\xff\xff\xff\xff", b"\x91" * 5000, b"\xc6\xff\xff\xff\xff"])
+@pytest.mark.parametrize(
+    "payload", [b"", b"\xc1", b"\xdd\xff\xff\xff\xff", b"\x91" * 5000, b"\xc6\xff\xff\xff\xff"]
+)
 def test_bombs_are_refused(payload: bytes) -> None:
     with pytest.raises(MalformedPayload):
         decode_outcomes(payload)

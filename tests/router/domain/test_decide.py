@@ -17,7 +17,19 @@ from aegisipc.eventstore.log import Expect, Record
 from aegisipc.router.domain.decide import Decision, Policy, RouterIdentity, contract_differences, decide
 from aegisipc.router.domain.pulses import PulseBoard
 from aegisipc.router.domain.state import RouterState
-from tests.sdk.kit import CONTRACT, EPOCH_NS, GROUP, NS, POOL, SERVICE, FakeClient, ListLog, a_call, ms, registered
+from tests.sdk.kit import (
+    CONTRACT,
+    EPOCH_NS,
+    GROUP,
+    NS,
+    POOL,
+    SERVICE,
+    FakeClient,
+    ListLog,
+    a_call,
+    ms,
+    registered,
+)
 
 ME = RouterIdentity("r1", "i1")
 
@@ -50,7 +62,9 @@ class World:
         self.settle()
 
     def leave(self, instance: str, incarnation: str = "1", group: str = GROUP) -> None:
-        self.log.say(NS.instance(SERVICE, group, instance), ev.InstanceLeft(incarnation=incarnation, cause="t"))
+        self.log.say(
+            NS.instance(SERVICE, group, instance), ev.InstanceLeft(incarnation=incarnation, cause="t")
+        )
 
     def pulse(self, *who: str, after_ms: float = 0, incarnation: str = "1", group: str = GROUP) -> None:
         """Time passes; the router pulses, and so do these instances."""
@@ -72,14 +86,14 @@ class World:
     def state(self) -> RouterState:
         return RouterState(NS).replay(self.log.records)
 
-    def decide(self, me: RouterIdentity = ME, policy: Policy = Policy()) -> list[Decision]:
-        return decide(self.state, self.board, me, policy, NS)
+    def decide(self, me: RouterIdentity = ME) -> list[Decision]:
+        return decide(self.state, self.board, me, Policy(), NS)
 
     def append(self, decision: Decision) -> None:
         self.log.append(decision.subject, ev.encode_event(decision.event), Expect(decision.expected_seq))
 
     def settle(self) -> list[ev.Event]:
-        """Decide and append until there is nothing left to decide; whoever is admitted says that it is ready."""
+        """Decide and append until nothing is left to decide; whoever is admitted says that it is ready."""
         decided: list[ev.Event] = []
         for _ in range(100):
             decisions = self.decide()
@@ -105,7 +119,7 @@ def only[E: ev.Event](events: Sequence[ev.Event | Decision], cls: type[E]) -> E:
     return found
 
 
-# -- admission ---------------------------------------------------------------------------------------------------------
+# -- admission -----------------------------------------------------------------------------------------
 
 
 def test_the_first_instance_is_admitted_and_promoted() -> None:
@@ -115,7 +129,12 @@ def test_the_first_instance_is_admitted_and_promoted() -> None:
     assert admitted == ev.InstanceAdmitted(instance="a", incarnation="1", decided_by="r1")
     assert isinstance(promoted, ev.GroupPromoted)
     assert (promoted.holder, promoted.epoch, promoted.cause) == ("a", 1, "first instance of the group")
-    assert promoted.evidence == {"former_holder": None, "former_epoch": 0, "former_state": None, "ready": ["a"]}
+    assert promoted.evidence == {
+        "former_holder": None,
+        "former_epoch": 0,
+        "former_state": None,
+        "ready": ["a"],
+    }
 
 
 def test_nobody_is_promoted_before_he_is_ready() -> None:
@@ -174,7 +193,7 @@ def test_an_owned_group_has_resources_and_a_pool_has_none() -> None:
     )
 
 
-# -- conflicts ---------------------------------------------------------------------------------------------------------
+# -- conflicts -----------------------------------------------------------------------------------------
 
 
 def changed(**methods: MethodContract | None) -> ev.Contract:
@@ -182,14 +201,18 @@ def changed(**methods: MethodContract | None) -> ev.Contract:
     return {name: method for name, method in merged.items() if method is not None}
 
 
-def contract(effect: Effect = Effect.PURE, arguments: str = "a", signature: str = "get() -> int") -> MethodContract:
+def contract(
+    effect: Effect = Effect.PURE, arguments: str = "a", signature: str = "get() -> int"
+) -> MethodContract:
     return MethodContract(effect=effect, arguments=arguments, returns="r", signature=signature)
 
 
 def test_an_instance_with_other_methods_is_refused_and_told_the_difference() -> None:
     world = World()
     world.joined("a")
-    world.register("b", contract=changed(get=contract(arguments="z", signature="get(x: int) -> int"), pay=None))
+    world.register(
+        "b", contract=changed(get=contract(arguments="z", signature="get(x: int) -> int"), pay=None)
+    )
     refused = only(world.settle(), ev.InstanceRefused)
     assert refused.error.code == "contract_conflict"
     assert refused.error.message == (
@@ -208,7 +231,10 @@ def test_an_instance_with_other_methods_is_refused_and_told_the_difference() -> 
         (changed(new=contract()), ["new() is new"]),
         (changed(get=contract(Effect.ONCE)), ["get() is once, not pure"]),
         (changed(get=contract(arguments="z")), ["the types in get() -> int changed"]),
-        (changed(get=contract(arguments="z", signature="get(a: str) -> int")), ["get() -> int became get(a: str) -> int"]),
+        (
+            changed(get=contract(arguments="z", signature="get(a: str) -> int")),
+            ["get() -> int became get(a: str) -> int"],
+        ),
     ],
 )
 def test_the_differences_of_contracts_are_told_for_people(offers: ev.Contract, said: list[str]) -> None:
@@ -264,7 +290,7 @@ def test_a_resource_moves_when_its_group_is_dead_and_nothing_waits_there() -> No
     assert world.state.topology.services[SERVICE].resources == {"x": "g2"}
 
 
-# -- the pen -----------------------------------------------------------------------------------------------------------
+# -- the pen -------------------------------------------------------------------------------------------
 
 
 def promoted(world: World) -> ev.GroupPromoted:
@@ -278,7 +304,12 @@ def test_when_the_holder_leaves_the_longest_waiting_standby_is_promoted() -> Non
     world.leave("a")
     event = promoted(world)
     assert (event.holder, event.epoch, event.cause) == ("c", 2, "holder 'a' left")
-    assert event.evidence == {"former_holder": "a", "former_epoch": 1, "former_state": "left", "ready": ["c", "b"]}
+    assert event.evidence == {
+        "former_holder": "a",
+        "former_epoch": 1,
+        "former_state": "left",
+        "ready": ["c", "b"],
+    }
 
 
 def test_when_the_holder_leaves_and_nobody_is_ready_the_group_is_vacated_once() -> None:
@@ -346,7 +377,7 @@ def test_a_suspected_standby_is_promoted_only_if_there_is_no_other() -> None:
     assert promoted(world).holder == "b"
 
 
-# -- silence -----------------------------------------------------------------------------------------------------------
+# -- silence -------------------------------------------------------------------------------------------
 
 
 def test_an_instance_is_suspected_after_a_second_of_silence_and_not_before() -> None:
@@ -451,7 +482,7 @@ def test_pulses_that_cannot_be_read_are_counted_and_move_the_clock_only() -> Non
     assert not world.board.instances
 
 
-# -- several routers ---------------------------------------------------------------------------------------------------
+# -- several routers -----------------------------------------------------------------------------------
 
 
 def test_of_two_routers_that_decide_the_same_thing_only_one_appends_it() -> None:
@@ -483,7 +514,7 @@ def test_a_decision_on_stale_belief_is_refused() -> None:
         world.append(stale)
 
 
-# -- the state ---------------------------------------------------------------------------------------------------------
+# -- the state -----------------------------------------------------------------------------------------
 
 NAMES = st.sampled_from(["a", "b", "c"])
 
@@ -501,7 +532,9 @@ NAMES = st.sampled_from(["a", "b", "c"])
         max_size=25,
     )
 )
-def test_replaying_any_history_gives_the_same_state_and_deciding_always_settles(steps: list[tuple[str, str, str]]) -> None:
+def test_replaying_any_history_gives_the_same_state_and_deciding_always_settles(
+    steps: list[tuple[str, str, str]],
+) -> None:
     world = World()
     live = RouterState(NS)
     for step, name, detail in steps:

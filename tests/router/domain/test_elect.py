@@ -28,7 +28,12 @@ class World:
     def pulse(self, router: RouterIdentity, after_ms: int = 0) -> None:
         self.log.now_ns += ms(after_ms)
         self.board.apply(
-            Record(1, NS.pulse("router", router.id), msgpack.packb({"incarnation": router.incarnation}), self.log.now_ns)
+            Record(
+                1,
+                NS.pulse("router", router.id),
+                msgpack.packb({"incarnation": router.incarnation}),
+                self.log.now_ns,
+            )
         )
 
     def elect(self, me: RouterIdentity = ME) -> Decision | None:

@@ -227,7 +227,7 @@ class GroupCalls:
         if not self.sessions.is_new(record.subject, frame.session, frame.number):
             self.anomalies["frame stored twice"] += 1
             return NOTHING
-        claimed, concluded = [], []
+        claimed, concluded, marks = [], [], []
         writer, open_calls, keep = place.who, self.open, self.outcomes.add if self.outcomes is not None else None
         bodies = frame.bodies or (None,) * len(frame.entries)
         for (mark, call_id), body in zip(frame.entries, bodies, strict=True):
@@ -247,11 +247,12 @@ class GroupCalls:
                 continue
             outcome = _tuple(Outcome, (call_id, mark, body))
             concluded.append(_tuple(Concluded, (call, outcome, writer)))
+            marks.append(mark)
             if after in _FINAL:
                 del open_calls[call_id]
             if keep is not None:
                 keep(outcome)
-        self.concluded.update(done.outcome.mark for done in concluded)
+        self.concluded.update(marks)
         return Folded(claimed=claimed, concluded=concluded)
 
     def to_plain(self) -> dict[str, Any]:

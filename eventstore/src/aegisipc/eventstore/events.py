@@ -182,7 +182,7 @@ class InstanceDraining(Event):
 
 @REGISTRY.event("instance.left.v1")
 class InstanceLeft(Event):
-    """The instance is gone, on purpose, with nothing unfinished."""
+    """The instance is gone, on purpose. Calls it could not finish in time are still open in the log."""
 
     incarnation: str
     cause: str

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final, overload
@@ -49,10 +49,11 @@ DEFAULT_TIMEOUT_S: Final = 30.0
 _TICK_S: Final = 0.025
 _ASK_TIMEOUT_S: Final = 1.0
 _ROUTES_TIMEOUT_S: Final = 60.0
+_REREAD_S: Final = 0.5
 _POOL_FRAME_CALLS: Final = 64
 _LONGEST_TIMEOUT_S: Final = MAX_TIMEOUT_MS / 1000
 _MAX_ROUTES: Final = 10_000
-_FLUSH_CALLS: Final = 64
+_FLUSH_CALLS: Final = 128
 """So many calls gathered in one turn of the event loop are worth a frame before the turn ends."""
 
 
@@ -99,7 +100,7 @@ class Client:
         self._following: Following | None = None
         self._ticker: asyncio.TimerHandle | None = None
         self._unlisten: Callable[[], None] | None = None
-        self._asking: set[asyncio.Task[None]] = set()
+        self._background: set[asyncio.Task[None]] = set()
         self._closed = False
 
     # -- calling --------------------------------------------------------------------------------------------------------
@@ -217,18 +218,20 @@ class Client:
     def _lane(self, service: str, group: str) -> Lane:
         lane = self._caller.lane(service, group)
         if lane.driver is None:
-            lane.driver = GroupCommit(self._event_log, _LaneSource(self, lane), name=lane.subject)
+            source = _LaneSource(self, lane)
+            lane.driver = GroupCommit(self._event_log, source, name=lane.subject, on_failure=source.failed)
             self._tune(lane)
         return lane
 
     def _tune(self, lane: Lane) -> None:
-        """Set what a lane needs to know of its group: the epoch, and for a pool how far to split its frames."""
+        """Set what a lane needs to know of its group: the epoch, and for a pool over how many instances to split."""
         view = self.topology.group(lane.service, lane.group)
         if view is None:
             return
         lane.epoch = view.epoch
         if view.name == POOL_GROUP:
             lane.max_calls = _POOL_FRAME_CALLS
+            lane.spread = max(1, sum(1 for _ in view.ready()))
 
     # -- life -----------------------------------------------------------------------------------------------------------
 
@@ -246,10 +249,25 @@ class Client:
     async def begin(self) -> None:
         """Subscribe to replies and read the routing table; :func:`connect` has done it."""
         self._subscriptions = [await self._connection.subscribe(self.subjects.reply(self.name), self._on_reply)]
-        self._following = await self._event_log.follow([self.subjects.topology], self._on_topology)
-        await self._following.caught_up(_ROUTES_TIMEOUT_S)
+        await self._read_routes()
         self._unlisten = self._connection.on_event(self._on_event)
         self._tick()
+
+    async def _read_routes(self) -> None:
+        self.topology = Topology(self.subjects)
+        self._following = await self._event_log.follow([self.subjects.topology], self._on_topology)
+        await self._following.caught_up(_ROUTES_TIMEOUT_S)
+
+    async def _reread_routes(self, failed: Following) -> None:
+        """Following ended by itself (the log was replaced, or part of it is gone): read the routes anew."""
+        _log.error("routes_lost", client=self.name, error=repr(failed.failure))
+        await failed.stop()
+        while not self._closed:
+            try:
+                return await self._read_routes()
+            except AegisError as error:
+                _log.warning("routes_not_read", client=self.name, error=error.message)
+                await asyncio.sleep(_REREAD_S)
 
     async def close(self) -> None:
         """Disconnect. Calls without an outcome stay durable: attach to them from any process. Idempotent."""
@@ -260,10 +278,11 @@ class Client:
             self._unlisten()
         if self._ticker is not None:
             self._ticker.cancel()
-        for task in self._asking:
+        for task in self._background:
             task.cancel()
         for lane in self._caller.lanes.values():
-            await lane.driver.close()
+            if lane.driver is not None:
+                await lane.driver.close()
         for subscription in self._subscriptions:
             await subscription.unsubscribe()
         if self._following is not None:
@@ -295,14 +314,21 @@ class Client:
             self._caller.on_reconnected(time.monotonic_ns())
 
     def _tick(self) -> None:
+        following = self._following
+        if following is not None and following.failure is not None:
+            self._following = None
+            self._spawn(self._reread_routes(following))
         tick = self._caller.on_tick(time.monotonic_ns())
         for pending in tick.over:
             _wake(pending)
         for lane, call_ids in tick.ask:
-            task = self._loop.create_task(self._ask(lane, call_ids))
-            self._asking.add(task)
-            task.add_done_callback(self._asking.discard)
+            self._spawn(self._ask(lane, call_ids))
         self._ticker = self._loop.call_later(_TICK_S, self._tick)
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = self._loop.create_task(work)
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
 
     async def _ask(self, lane: Lane, call_ids: Any) -> None:
         subject = self.subjects.ask(lane.service, lane.group)
@@ -333,12 +359,23 @@ class Client:
             _wake(pending)
 
 
+    def lane_failed(self, lane: Lane, error: BaseException) -> None:
+        """A lane's group commit ended by a fault of ours: its calls end as unknown, and the next call makes another."""
+        lane.driver = None
+        self._routes.clear()
+        for pending in self._caller.on_lane_failed(lane, error):
+            _wake(pending)
+
+
 class _LaneSource:
     """What a lane's group commit asks for frames."""
 
     def __init__(self, client: Client, lane: Lane) -> None:
         self._client = client
         self._lane = lane
+
+    def failed(self, error: BaseException) -> None:
+        self._client.lane_failed(self._lane, error)
 
     def next_frame(self) -> OutFrame | None:
         return self._client.next_frame(self._lane)

@@ -11,6 +11,7 @@ import os
 import secrets
 import signal
 import socket
+import sys
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -327,10 +328,17 @@ async def serve(service: Service, options: InstanceOptions) -> None:
 
 
 def run(service: Service, options: InstanceOptions) -> None:
-    """Run an instance in this process; with uvloop where it is installed."""
+    """Run an instance in this process; with uvloop where it is installed.
+
+    An :class:`~aegisipc.eventstore.errors.AegisError` ends the process with its message on stderr and exit code 1: whoever runs
+    a service as a program reads what to do next, not a traceback.
+    """
     try:
-        import uvloop  # noqa: PLC0415 - optional
-    except ImportError:
-        asyncio.run(serve(service, options))
-    else:
-        uvloop.run(serve(service, options))
+        try:
+            import uvloop  # noqa: PLC0415 - optional
+        except ImportError:
+            asyncio.run(serve(service, options))
+        else:
+            uvloop.run(serve(service, options))
+    except AegisError as error:
+        sys.exit(f"error: {error.message}")

@@ -47,22 +47,33 @@ class Stub:
 
 def stub_of(client: Client, api: Any, *, name: str | None, resource_id: str | None, timeout: float | None) -> Any:
     """Make a stub from a Protocol class or a service's name; see ``Client.service``."""
-    options = {"resource_id": resource_id, "timeout": timeout}
+    service, returns = read_api(api, name)
+    return Stub(client, service, returns, {"resource_id": resource_id, "timeout": timeout})
+
+
+def read_api(api: Any, name: str | None, *, may_be_plain: bool = False) -> tuple[str, dict[str, Any] | None]:
+    """Return the service that `api` (a Protocol class, or a name) means, and the results' types by method (``None``: not known).
+
+    With `may_be_plain`, a protocol's methods may also be declared without ``async``.
+
+    Raises:
+        ServiceDefinitionError: the protocol cannot be used.
+    """
     if isinstance(api, str):
-        return Stub(client, check_name(name or api, "service"), None, options)
+        return check_name(name or api, "service"), None
     if not (isinstance(api, type) and typing.is_protocol(api)):
         raise ServiceDefinitionError(f"cannot make a stub of {api!r}: give a Protocol class or the service's name")
     service = name or getattr(api, "service_name", None) or _snake(api.__name__)
-    return Stub(client, check_name(service, "service"), _returns_of(api), options)
+    return check_name(service, "service"), _returns_of(api, may_be_plain=may_be_plain)
 
 
-def _returns_of(api: type) -> dict[str, Any]:
+def _returns_of(api: type, *, may_be_plain: bool) -> dict[str, Any]:
     returns = {}
     for method in sorted(typing.get_protocol_members(api)):
         function = getattr(api, method, None)
         if not inspect.isfunction(function):
             continue
-        if not inspect.iscoroutinefunction(function):
+        if not may_be_plain and not inspect.iscoroutinefunction(function):
             raise ServiceDefinitionError(
                 f"cannot make a stub of {api.__name__}: {method}() is not async; a remote call is awaited, so declare it 'async def'"
             )

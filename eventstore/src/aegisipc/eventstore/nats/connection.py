@@ -20,6 +20,7 @@ from typing import Any, Self
 import structlog
 
 from aegisipc.eventstore.errors import AegisError, NotConnected, PayloadTooLarge, PermissionDenied
+from aegisipc.eventstore.logs import quiet_by_default
 
 from .dialing import Dialer
 from .events import Connected, Disconnected, EventCallback, Listeners, ReconnectFailed, SubjectRefused
@@ -59,6 +60,7 @@ class Connection:
 
         Raises ``NotConnected``, ``BadCredentials``, ``ServerUnsuitable``, or ``InvalidName`` for a bad URL.
         """
+        quiet_by_default()
         connection = cls(options or ConnectOptions())
         await connection._establish()
         connection._supervisor = asyncio.get_running_loop().create_task(

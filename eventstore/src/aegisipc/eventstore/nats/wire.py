@@ -31,7 +31,6 @@ from .options import ConnectOptions, Endpoint, ServerInfo
 type Handler = Callable[[Message], None]
 
 _PING = b"PING\r\n"
-_WRITE_AT_ONCE_BYTES = 2048
 _REFUSED = re.compile(r"permissions violation for (publish|subscription) to \"([^\"]*)\"")
 
 
@@ -122,7 +121,7 @@ class Wire(Client):
     # -- writing ---------------------------------------------------------------------------------------------
 
     def send(self, pieces: Iterable[bytes]) -> None:
-        """Write at the end of this turn of the loop or, when much has gathered, at once; after all that was sent before.
+        """Write at the end of this turn of the loop, after all that was sent before.
 
         Raises ``NotConnected``, or ``Overloaded`` when the server does not read and too much waits.
         """
@@ -135,8 +134,6 @@ class Wire(Client):
                 limit=limit,
             )
         self._cork(pieces)
-        if self._outbox_bytes >= _WRITE_AT_ONCE_BYTES:  # big enough to be worth a system call of its own
-            self._uncork()
 
     def _check_alive(self) -> None:
         if self._status != Client.CONNECTED:

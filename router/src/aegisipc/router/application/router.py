@@ -181,7 +181,9 @@ class Router:
                 async with asyncio.timeout(_TICK_S):
                     await self._wake.wait()
             self._wake.clear()
-            await self._decide_once()
+            self.failure = self.failure or next((f.failure for f in self._following if f.failure is not None), None)
+            if self.failure is None:
+                await self._decide_once()
 
     async def _decide_once(self) -> None:
         policy = self.options.policy

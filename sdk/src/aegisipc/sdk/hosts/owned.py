@@ -27,7 +27,7 @@ _log = structlog.get_logger("aegisipc.instance")
 _TICK_S: Final = 0.02
 _CATCH_UP_S: Final = 600.0
 _FOREVER: Final = float("inf")
-_SLICE: Final = 64
+_SLICE: Final = 128
 """Handlers started per turn of the event loop: the outcomes of the first ones are on their way while the rest run."""
 
 
@@ -133,6 +133,9 @@ class OwnedHost:
         self.signal.notify()
 
     def _tick(self) -> None:
+        if self._following is not None and self._following.failure is not None and self.failure is None:
+            self._fail(self._following.failure)  # deaf from here on: only a new incarnation reads the log again
+            return
         self._now_ns = self._site.now_ns()
         self._member.on_tick(self._now_ns)
         self._pump()

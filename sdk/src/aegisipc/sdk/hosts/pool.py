@@ -275,6 +275,10 @@ class PoolHost:
     async def _tick(self) -> None:
         while True:
             await asyncio.sleep(_TICK_S)
+            failure = next((f.failure for f in self._followings if f.failure is not None), None)
+            if failure is not None:
+                self._fail(failure)  # deaf from here on: only a new incarnation reads the log again
+                return
             self._worker.on_tick(self._site.now_ns())
             self._pump()
 

@@ -1,0 +1,276 @@
+"""Three workers, one log, a consumer that forgets: whatever is handed out to whom, the guarantees hold."""
+
+from __future__ import annotations
+
+import os
+from collections import defaultdict
+from dataclasses import dataclass, field
+
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from aegisipc.eventstore.frames import CallFrame, Mark, decode_pen
+from aegisipc.eventstore.ids import CallId
+from aegisipc.eventstore.log import Record
+from aegisipc.eventstore.subjects import HA, PEN
+from aegisipc.sdk.core.pool import Known
+from aegisipc.sdk.core.pool import Written as PoolWritten
+from tests.sdk.kit import NS, POOL, SERVICE, ListLog, WorkerRig, a_call, pool_client, stored_frame
+
+NAMES = ("w1", "w2", "w3")
+WORKERS = st.sampled_from(NAMES)
+CALLS = st.lists(
+    st.builds(a_call, st.sampled_from(["pay", "pay", "put"]), st.none(), st.sampled_from([10, 1000])),
+    min_size=1,
+    max_size=3,
+)
+
+
+@dataclass
+class Handed:
+    """One call frame as the consumer sees it."""
+
+    seq: int
+    frame: CallFrame
+    times: int = 0
+    is_acked: bool = False
+
+
+@dataclass
+class Worker:
+    """One incarnation of one worker, and its frame in flight."""
+
+    rig: WorkerRig
+    bound: int
+    in_flight: PoolWritten | None = None
+    tokens: dict[str, Handed] = field(default_factory=dict)
+    started: set[int] = field(default_factory=set)
+
+
+class Pool(RuleBasedStateMachine):
+    """The world around three workers of one pool."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.log = ListLog()
+        self.client = pool_client(self.log)
+        self.frames: list[Handed] = []
+        self.workers: dict[str, Worker] = {}
+        self.incarnations = dict.fromkeys(NAMES, 0)
+        self.dead: list[tuple[str, str]] = []
+        self.once_starts: list[CallId] = []
+        self.replies: list[tuple[CallId, int, bytes | None]] = []
+        self.methods: dict[CallId, str] = {}
+        self.tokens = 0
+
+    @initialize(max_running=st.sampled_from([1, 2, 8]))
+    def begin(self, max_running: int) -> None:
+        self.max_running = max_running
+        for name in NAMES:
+            self._spawn(name)
+
+    def _spawn(self, name: str) -> None:
+        self.incarnations[name] += 1
+        incarnation = str(self.incarnations[name])
+        rig = WorkerRig(self.log, name, incarnation=incarnation, max_running=self.max_running)
+        bound = len(self.log.records)
+        for record in self.log.records:  # facts are followed from here on only; older ones are looked up
+            if NS.parse(record.subject).kind == HA:
+                rig.core.on_record(record, self.log.now_ns)
+        rig.position = bound
+        self.workers[name] = Worker(rig, bound)
+        self.log.join(name, incarnation, group=POOL)
+
+    # -- clients, the clock, the consumer ------------------------------------------------------------------
+
+    @rule(calls=CALLS)
+    def client_sends(self, calls: list[tuple[str, str | None, int, bytes]]) -> None:
+        seq, frame = stored_frame(self.log, self.client, *calls)
+        self.frames.append(Handed(seq, frame))
+        for entry in frame.entries:
+            self.methods[entry.call_id] = entry.method
+
+    @rule(milliseconds=st.sampled_from([1, 20]))
+    def time_passes(self, milliseconds: int) -> None:
+        self.log.now_ns += milliseconds * 1_000_000
+        for name, worker in self.workers.items():
+            worker.rig.core.on_tick(self.log.now_ns)
+            self._collect(name)
+
+    @precondition(lambda self: any(not handed.is_acked for handed in self.frames))
+    @rule(name=WORKERS, which=st.integers(0, 20))
+    def consumer_hands_out(self, name: str, which: int) -> None:
+        waiting = [handed for handed in self.frames if not handed.is_acked]
+        self._hand(name, waiting[which % len(waiting)])
+
+    def _hand(self, name: str, handed: Handed) -> None:
+        worker = self.workers[name]
+        handed.times += 1
+        self.tokens += 1
+        token = f"t{self.tokens}"
+        worker.tokens[token] = handed
+        known = self._look_up(handed) if handed.times > 1 or handed.seq < worker.bound + 1 else {}
+        record = Record(
+            handed.seq, NS.call(SERVICE, POOL, "c1"), b"", self.log.records[handed.seq - 1].timestamp_ns
+        )
+        worker.rig.core.on_frame(token, record, handed.frame, known, self.log.now_ns)
+        self._collect(name)
+
+    def _look_up(self, handed: Handed) -> dict[CallId, Known]:
+        wanted = {entry.call_id for entry in handed.frame.entries}
+        known: dict[CallId, Known] = {}
+        for record in self.log.records[handed.seq :]:
+            place = NS.parse(record.subject)
+            if place.kind != PEN:
+                continue
+            pen = decode_pen(record.payload)
+            for (mark, call_id), body in zip(pen.entries, pen.bodies, strict=True):
+                former = known.get(call_id)
+                if call_id in wanted and (
+                    former is None or (former.mark is Mark.CLAIMED and mark is not Mark.CLAIMED)
+                ):
+                    known[call_id] = Known(mark, place.who, record.seq, body)
+        return known
+
+    @precondition(lambda self: any(handed.is_acked for handed in self.frames))
+    @rule()
+    def server_forgets_an_ack(self) -> None:
+        next(handed for handed in reversed(self.frames) if handed.is_acked).is_acked = False
+
+    # -- workers -------------------------------------------------------------------------------------------
+
+    @rule(name=WORKERS)
+    def worker_reads(self, name: str) -> None:
+        self.workers[name].rig.read()
+        self._collect(name)
+
+    @rule(name=WORKERS, which=st.integers(0, 7))
+    def handler_returns(self, name: str, which: int) -> None:
+        rig = self.workers[name].rig
+        if rig.running:
+            start = rig.running[which % len(rig.running)]
+            rig.finish(start.call.call_id, f"{name}{rig.core.identity.incarnation}".encode())
+            self._collect(name)
+
+    @rule(name=WORKERS, answered=st.booleans())
+    def worker_writes(self, name: str, answered: bool) -> None:
+        worker = self.workers[name]
+        if worker.in_flight is None:
+            worker.in_flight = worker.rig.core.next_frame()
+        if worker.in_flight is not None:
+            written = worker.in_flight
+            self.log.append(NS.pen(SERVICE, POOL, name), written.payload, None, written.record_id)
+            if answered:
+                worker.in_flight = None
+                worker.rig.core.on_acked()
+
+    @rule(name=WORKERS)
+    def worker_dies_and_comes_back(self, name: str) -> None:
+        self._spawn(name)
+
+    @rule(name=WORKERS)
+    def worker_dies_and_is_lost(self, name: str) -> None:
+        """It never comes back under that incarnation; a later one registers after the router's word."""
+        self.log.lose(name, str(self.incarnations[name]), group=POOL)
+        self._spawn(name)
+
+    @rule(name=WORKERS)
+    def a_live_worker_is_taken_for_lost(self, name: str) -> None:
+        self.log.lose(name, str(self.incarnations[name]), group=POOL)
+
+    def _collect(self, name: str) -> None:
+        worker = self.workers[name]
+        rig = worker.rig
+        rig.take()
+        for start in rig.running:
+            if id(start) not in worker.started:
+                worker.started.add(id(start))
+                if start.call.method == "pay":
+                    self.once_starts.append(start.call.call_id)
+                else:
+                    assert self.log.now_ns < start.call.deadline_ns, "an expired call was started"
+        self.replies += rig.replies
+        rig.replies = []
+        for token in rig.acks:
+            worker.tokens[token].is_acked = True
+        rig.acks = []
+
+    # -- what must hold ------------------------------------------------------------------------------------
+
+    @invariant()
+    def a_once_call_never_starts_twice(self) -> None:
+        assert len(self.once_starts) == len(set(self.once_starts))
+
+    @invariant()
+    def no_worker_runs_more_than_it_may(self) -> None:
+        for worker in self.workers.values():
+            assert 0 <= worker.rig.core.running <= self.max_running
+
+    @invariant()
+    def a_frame_is_acknowledged_only_when_all_its_calls_are_concluded(self) -> None:
+        concluded = self._conclusions()
+        for handed in self.frames:
+            if handed.is_acked:
+                assert all(entry.call_id in concluded for entry in handed.frame.entries)
+
+    def _conclusions(self) -> dict[CallId, list[tuple[int, bytes | None]]]:
+        found: dict[CallId, list[tuple[int, bytes | None]]] = defaultdict(list)
+        for record in self.log.records:
+            if NS.parse(record.subject).kind == PEN:
+                frame = decode_pen(record.payload)
+                for (mark, call_id), body in zip(frame.entries, frame.bodies, strict=True):
+                    if mark is not Mark.CLAIMED:
+                        found[call_id].append((int(mark), body))
+        return found
+
+    def teardown(self) -> None:
+        if not self.workers:
+            return
+        self._come_to_rest()
+        concluded = self._conclusions()
+        assert set(concluded) == set(self.methods), "an accepted call has no outcome"
+        for call_id, mark, body in self.replies:
+            assert concluded[call_id][0] == (mark, body), "a reply told something else than the log"
+        for call_id in {call_id for call_id, method in self.methods.items() if method == "pay"}:
+            marks = [mark for mark, _ in concluded[call_id] if mark == Mark.SUCCEEDED]
+            assert len(marks) <= 1
+        for worker in self.workers.values():
+            core = worker.rig.core
+            assert core.is_quiet
+            assert (core.waiting, core.deliveries) == (0, {})
+
+    def _come_to_rest(self) -> None:
+        """The faults end: whoever was taken for lost comes back, and the consumer hands out what is open."""
+        for name in NAMES:
+            self.worker_reads(name)
+            me = self.workers[name].rig.core.me
+            if me is None or not me.is_live:
+                self._spawn(name)
+        for turn in range(1000):
+            for name in NAMES:
+                self.worker_reads(name)
+                while self.workers[name].rig.running:
+                    self.handler_returns(name, 0)
+                self.worker_writes(name, answered=True)
+                self.worker_reads(name)
+            waiting = [handed for handed in self.frames if not handed.is_acked]
+            quiet = all(worker.rig.core.is_quiet for worker in self.workers.values())
+            if (
+                quiet
+                and not waiting
+                and not any(worker.rig.core.deliveries for worker in self.workers.values())
+            ):
+                return
+            for handed in waiting:
+                self._hand(NAMES[turn % 3], handed)
+        raise AssertionError("the workers never come to rest")
+
+
+TestPool = Pool.TestCase
+TestPool.settings = settings(
+    max_examples=int(os.environ.get("AEGIS_EXAMPLES", "100")),
+    stateful_step_count=40,
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+)
