@@ -14,15 +14,30 @@ def _configure(parser: ArgumentParser) -> None:
     rpc = kinds.add_parser(
         "rpc",
         help="durable calls beside plain nats-py request/reply",
-        description="Durable calls of an idempotent and of a once method beside plain (non-durable) nats-py request/reply on the "
-        "same server: own processes for server, router, service and echo; interleaved rounds, of which the median counts.",
+        description="Durable calls of an idempotent and of a once method beside plain (non-durable) nats-py "
+        "request/reply on the same server: own processes for server, router, service and echo; interleaved "
+        "rounds, of which the median counts.",
     )
     rpc.add_argument(
-        "--concurrency", type=_counts, default=[1, 64, 256], metavar="N,N,…", help="calls in flight (default: 1,64,256)"
+        "--concurrency",
+        type=_counts,
+        default=[1, 64, 256],
+        metavar="N,N,…",
+        help="calls in flight (default: 1,64,256)",
     )
-    rpc.add_argument("--calls", type=_count, default=20_000, metavar="N", help="calls per round at 64 and more (default: %(default)s)")
-    rpc.add_argument("--rounds", type=_count, default=3, metavar="N", help="rounds per figure (default: %(default)s)")
-    rpc.add_argument("--no-fsync", action="store_true", help="do not sync each frame to disk before it is acknowledged")
+    rpc.add_argument(
+        "--calls",
+        type=_count,
+        default=20_000,
+        metavar="N",
+        help="calls per round at 64 and more (default: %(default)s)",
+    )
+    rpc.add_argument(
+        "--rounds", type=_count, default=3, metavar="N", help="rounds per figure (default: %(default)s)"
+    )
+    rpc.add_argument(
+        "--no-fsync", action="store_true", help="do not sync each frame to disk before it is acknowledged"
+    )
     add_json_option(rpc)
 
 

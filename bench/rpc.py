@@ -88,14 +88,18 @@ async def _figures(plan: Plan, client: Client, plain: Any, concurrency: int) -> 
         target = f"bench.{effect}"
         return lambda: client.call(target, ORDER, returns=Fill, resource_id=None)
 
-    kinds: dict[str, Callable[[], Awaitable[Any]]] = {"plain": echo} | {effect: durable(effect) for effect in EFFECTS}
+    kinds: dict[str, Callable[[], Awaitable[Any]]] = {"plain": echo} | {
+        effect: durable(effect) for effect in EFFECTS
+    }
     for call in kinds.values():
         await _round(call, concurrency, max(concurrency, calls // 10))  # warm up
     rounds: dict[str, list[Round]] = {kind: [] for kind in kinds}
     for _ in range(plan.rounds):  # interleaved, so that a noisy moment hits all of them
         for kind, call in kinds.items():
             rounds[kind].append(await _round(call, concurrency, calls))
-    medians = {kind: Round(*map(statistics.median, zip(*found, strict=True))) for kind, found in rounds.items()}
+    medians = {
+        kind: Round(*map(statistics.median, zip(*found, strict=True))) for kind, found in rounds.items()
+    }
     return [_figure(plan, concurrency, effect, medians[effect], medians["plain"]) for effect in EFFECTS]
 
 
@@ -130,4 +134,6 @@ async def _round(call: Callable[[], Awaitable[Any]], concurrency: int, calls: in
             group.create_task(worker())
     took = time.perf_counter() - began
     latencies.sort()
-    return Round(calls / took, latencies[len(latencies) // 2] * 1e3, latencies[int(len(latencies) * 0.99)] * 1e3)
+    return Round(
+        calls / took, latencies[len(latencies) // 2] * 1e3, latencies[int(len(latencies) * 0.99)] * 1e3
+    )

@@ -1,4 +1,6 @@
-"""The processes of a measurement: a server, a router, a service and the baseline's responder, each on its own."""
+"""The processes of a measurement: a server, a router, a service and the baseline's responder, each on its
+own.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +28,7 @@ class ChildFailed(AegisError):
 
 @asynccontextmanager
 async def stage(*, fsync: bool) -> AsyncIterator[str]:
-    """Run everything that `aegis bench rpc` needs; gives the server's URL, ends every process by its own id."""
+    """Run everything that `aegis bench rpc` needs; gives the server's URL, ends every process."""
     with tempfile.TemporaryDirectory(prefix="aegis-bench-") as folder:
         async with EmbeddedServer(Path(folder) / "server", fsync=fsync) as server, AsyncExitStack() as stack:
             aegis = (sys.executable, "-m", "aegisipc.router.cli.main")
@@ -58,9 +60,16 @@ async def _child(name: str, argv: Sequence[str], output: Path) -> AsyncIterator[
 async def _ready(name: str, child: ChildProcess, output: Path) -> None:
     give_up_at = asyncio.get_running_loop().time() + _READY_S
     while True:
-        text = await asyncio.to_thread(output.read_text, errors="replace") if output.exists() else ""
+        text = await asyncio.to_thread(_read, output)
         if any(line.startswith("ready") for line in text.splitlines()):
             return
         if not child.is_running or asyncio.get_running_loop().time() > give_up_at:
-            raise ChildFailed(f"cannot measure: the {name} process did not get ready; its last words: {text[-500:].strip()!r}")
+            raise ChildFailed(
+                f"cannot measure: the {name} process did not get ready; its last words: "
+                f"{text[-500:].strip()!r}"
+            )
         await asyncio.sleep(0.02)
+
+
+def _read(output: Path) -> str:
+    return output.read_text(errors="replace") if output.exists() else ""

@@ -1,4 +1,4 @@
-"""What is measured: the smallest order-to-fill call, as an AegisIPC service and as a plain nats-py responder."""
+"""What is measured: the smallest order-to-fill call, as a service and as a plain nats-py responder."""
 
 from __future__ import annotations
 

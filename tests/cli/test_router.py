@@ -74,7 +74,6 @@ async def test_a_server_without_jetstream_is_an_error(aegis: Aegis, tmp_path: Pa
         ["--replicas", "0"],
         ["--replicas", "x"],
         ["--max-bytes", "-1"],
-        ["--max-age", "-1"],
         ["--suspect-after-ms", "0"],
         ["--suspect-after-ms", "2000", "--lost-after-ms", "1000"],
     ],

@@ -250,7 +250,7 @@ async def test_a_call_that_runs_past_its_deadline_times_out_and_attach_gives_its
     service, gate, _ = gated()
     await place.serve(service, "x")
     client = await place.client()
-    with pytest.raises(CallTimeout, match="is durable, but has no outcome after 0.1 s") as caught:
+    with pytest.raises(CallTimeout, match=r"is durable, but has no outcome after 0\.1 s") as caught:
         await client.call("gated.wait", "slow", resource_id="x", timeout=0.1)
     attached = await client.attach(caught.value.call_id, returns=str)
     with pytest.raises(CallTimeout):

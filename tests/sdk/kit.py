@@ -57,7 +57,9 @@ class ListLog:
     def append(
         self, subject: str, payload: bytes, expect: Expect | None = None, record_id: str | None = None
     ) -> int:
-        """Store a record and return its sequence; checks the expectation before the record id, as one server does."""
+        """Store a record and return its sequence; checks the expectation before the record id, as one server
+        does.
+        """
         if expect is not None:
             guarded = expect.subject or subject
             found = self.last_seq(guarded)

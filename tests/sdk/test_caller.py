@@ -279,10 +279,7 @@ def test_closing_ends_every_open_call_with_what_is_known_of_it() -> None:
 def test_a_silent_call_is_asked_about_again_and_again_at_doubling_intervals_up_to_eight_seconds() -> None:
     rig = Rig()
     call = rig.accepted()
-    asked_at = []
-    for _ in range(2400):
-        if rig.tick(25):
-            asked_at.append(rig.now_ns)
+    asked_at = [rig.now_ns for _ in range(2400) if rig.tick(25)]
     assert asked_at[0] == ASK_AFTER_NS
     gaps = [round((b - a) / 1e9, 1) for a, b in itertools.pairwise(asked_at)]
     assert gaps[:6] == [0.5, 1.0, 2.0, 4.0, 8.0, 8.0]

@@ -1,12 +1,18 @@
-"""One member of an owned group, driven by hand: given a log, when something happens, what starts, what is written?"""
+"""One member of an owned group, driven by hand: given a log, when something happens, what starts, what is
+written?
+"""
 
 from __future__ import annotations
 
 import pytest
 
+from aegisipc.eventstore.calls import Outcome
 from aegisipc.eventstore.errors import WrongSequence
-from aegisipc.eventstore.frames import Mark
+from aegisipc.eventstore.frames import Mark, decode_pen
 from aegisipc.eventstore.lifecycles import InstanceState
+from aegisipc.sdk.core.member import MAY_HAVE_STARTED
+from aegisipc.sdk.errors import CallExpired
+from aegisipc.sdk.outcomes import raise_for_outcome
 from tests.sdk.kit import FakeClient, ListLog, MemberRig, a_call, active_member, ids, marks
 
 
@@ -157,6 +163,42 @@ def test_a_once_call_starts_only_when_its_claim_is_acknowledged(log: ListLog, cl
     member.ack(written)
     assert member.started() == [call]
     assert member.replies == []
+
+
+def test_a_call_whose_claim_is_acknowledged_after_its_deadline_never_starts(
+    log: ListLog, client: FakeClient
+) -> None:
+    member = active_member(log)
+    late, after = client.send(a_call("pay", "x", timeout_ms=10), a_call("get", "x"))
+    member.read()
+    written = member.core.next_frame()
+    assert written is not None
+    member.store(written)
+    log.now_ns += 10_000_000
+    member.ack(written)
+    assert member.started() == [after]
+    assert marks(member.write()) == [(Mark.FAILED, late)]
+    ((_, reply),) = member.replies
+    with pytest.raises(CallExpired, match="did not start before its deadline") as caught:
+        raise_for_outcome(Outcome(late, Mark(reply[1]), reply[2]), "orders.pay")
+    assert caught.value.may_have_started is False
+
+
+def test_a_call_that_another_holder_may_have_begun_expires_with_that_said(
+    log: ListLog, client: FakeClient
+) -> None:
+    active_member(log, "a")
+    once, plain = client.send(a_call("pay", timeout_ms=10), a_call("put", timeout_ms=10))
+    log.join("b")
+    log.now_ns += 10_000_000
+    log.promote("b", 2)
+    heir = MemberRig(log, "b")
+    heir.read()
+    heir.write()
+    assert heir.replies == [
+        ("c1", (once, Mark.EXPIRED, None)),
+        ("c1", (plain, Mark.EXPIRED, MAY_HAVE_STARTED)),
+    ]
 
 
 def test_claims_and_outcomes_share_a_frame(log: ListLog, client: FakeClient) -> None:
@@ -559,8 +601,9 @@ def test_a_draining_member_starts_nothing_and_finishes_what_runs(log: ListLog, c
     member.finish(claimed)
     assert not member.core.is_quiet
     member.write()
-    assert member.core.is_quiet
-    assert never in member.core.calls.open
+    assert list(member.core.calls.open) == [runs, claimed, never]  # it has not read its own frames yet
+    assert (member.core.running, member.core.waiting) == (0, 1)
+    assert member.core.next_frame() is None
 
 
 def test_a_call_still_expires_while_its_group_drains(log: ListLog, client: FakeClient) -> None:
@@ -573,7 +616,5 @@ def test_a_call_still_expires_while_its_group_drains(log: ListLog, client: FakeC
 
 
 def marks_of(log: ListLog) -> list[tuple[Mark, bytes]]:
-    from aegisipc.eventstore.frames import decode_pen
-
     frames = [decode_pen(record.payload) for record in log.records if ".pen." in record.subject]
     return [pair for frame in frames for pair in zip((m for m, _ in frame.entries), ids(frame), strict=True)]

@@ -17,12 +17,11 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from aegisipc.eventstore.calls import GroupCalls, Outcome
 from aegisipc.eventstore.errors import WrongSequence
-from aegisipc.eventstore.events import Effect
 from aegisipc.eventstore.frames import Mark, decode_calls
 from aegisipc.eventstore.ids import CallId
 from aegisipc.eventstore.subjects import CALL
-from aegisipc.sdk.core.member import Start, Written
-from tests.sdk.kit import EFFECTS, NS, FakeClient, ListLog, MemberRig, a_call
+from aegisipc.sdk.core.member import CLAIMED_TOO_LATE, Start, Written
+from tests.sdk.kit import NS, FakeClient, ListLog, MemberRig, a_call
 
 NAMES = ("a", "b")
 MEMBERS = st.sampled_from(NAMES)
@@ -216,8 +215,7 @@ class TwoMembers(RuleBasedStateMachine):
                 continue
             seen.add(id(start))
             self.ran.append(Ran(start, name, rig.core.identity.incarnation))
-            if EFFECTS[start.call.method] is not Effect.ONCE:
-                assert self.log.now_ns < start.call.deadline_ns, "an expired call was started"
+            assert self.log.now_ns < start.call.deadline_ns, "an expired call was started"
 
     # -- what must hold at every moment --------------------------------------------------------------------
 
@@ -290,7 +288,9 @@ class TwoMembers(RuleBasedStateMachine):
         started = {r.start.call.call_id for r in self.ran}
         for call_id, (outcome,) in concluded.items():
             if outcome.mark in (Mark.SUCCEEDED, Mark.FAILED):
-                assert call_id in started
+                assert (call_id in started) is (outcome.body != CLAIMED_TOO_LATE)
+            if outcome == (call_id, Mark.EXPIRED, None):
+                assert call_id not in started, "it is said that it never started"
 
     def _come_to_rest(self) -> None:
         """The faults end. Only if nobody alive holds the pen does the router have anything to do."""

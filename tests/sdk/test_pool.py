@@ -87,6 +87,21 @@ def test_a_once_call_starts_when_its_claim_comes_back_first(log: ListLog, client
     assert rig.started() == ids(frame)
 
 
+def test_a_call_whose_claim_comes_back_after_its_deadline_never_starts(
+    log: ListLog, client: FakeClient
+) -> None:
+    rig = worker(log)
+    seq, frame = stored_frame(log, client, a_call("pay", timeout_ms=10))
+    rig.hand(seq, frame)
+    rig.store()
+    log.now_ns += 10_000_000
+    rig.read()
+    assert rig.started() == []
+    assert rig.core.running == 0
+    assert marks(rig.write()) == [(Mark.FAILED, ids(frame)[0])]
+    assert rig.acks == ["t1"]
+
+
 def test_no_more_than_max_running_calls_run(log: ListLog, client: FakeClient) -> None:
     rig = worker(log, max_running=2)
     seq, frame = stored_frame(log, client, *[a_call("get")] * 3)

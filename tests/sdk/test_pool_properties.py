@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections import defaultdict
 from dataclasses import dataclass, field
 
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from aegisipc.eventstore.calls import counts
 from aegisipc.eventstore.frames import CallFrame, Mark, decode_pen
 from aegisipc.eventstore.ids import CallId
 from aegisipc.eventstore.log import Record
@@ -17,6 +17,7 @@ from aegisipc.eventstore.subjects import HA, PEN
 from aegisipc.sdk.core.pool import Known
 from aegisipc.sdk.core.pool import Written as PoolWritten
 from tests.sdk.kit import NS, POOL, SERVICE, ListLog, WorkerRig, a_call, pool_client, stored_frame
+from tests.support.recount import Recount
 
 NAMES = ("w1", "w2", "w3")
 WORKERS = st.sampled_from(NAMES)
@@ -110,11 +111,12 @@ class Pool(RuleBasedStateMachine):
         self.tokens += 1
         token = f"t{self.tokens}"
         worker.tokens[token] = handed
-        known = self._look_up(handed) if handed.times > 1 or handed.seq < worker.bound + 1 else {}
+        is_again = handed.times > 1 or handed.seq < worker.bound + 1
+        known = self._look_up(handed) if is_again else {}
         record = Record(
             handed.seq, NS.call(SERVICE, POOL, "c1"), b"", self.log.records[handed.seq - 1].timestamp_ns
         )
-        worker.rig.core.on_frame(token, record, handed.frame, known, self.log.now_ns)
+        worker.rig.core.on_frame(token, record, handed.frame, known, self.log.now_ns, is_again=is_again)
         self._collect(name)
 
     def _look_up(self, handed: Handed) -> dict[CallId, Known]:
@@ -127,9 +129,7 @@ class Pool(RuleBasedStateMachine):
             pen = decode_pen(record.payload)
             for (mark, call_id), body in zip(pen.entries, pen.bodies, strict=True):
                 former = known.get(call_id)
-                if call_id in wanted and (
-                    former is None or (former.mark is Mark.CLAIMED and mark is not Mark.CLAIMED)
-                ):
+                if call_id in wanted and counts(former.mark if former else None, mark):
                     known[call_id] = Known(mark, place.who, record.seq, body)
         return known
 
@@ -186,10 +186,9 @@ class Pool(RuleBasedStateMachine):
         for start in rig.running:
             if id(start) not in worker.started:
                 worker.started.add(id(start))
+                assert self.log.now_ns < start.call.deadline_ns, "an expired call was started"
                 if start.call.method == "pay":
                     self.once_starts.append(start.call.call_id)
-                else:
-                    assert self.log.now_ns < start.call.deadline_ns, "an expired call was started"
         self.replies += rig.replies
         rig.replies = []
         for token in rig.acks:
@@ -215,14 +214,16 @@ class Pool(RuleBasedStateMachine):
                 assert all(entry.call_id in concluded for entry in handed.frame.entries)
 
     def _conclusions(self) -> dict[CallId, list[tuple[int, bytes | None]]]:
-        found: dict[CallId, list[tuple[int, bytes | None]]] = defaultdict(list)
+        counted = Recount()
         for record in self.log.records:
             if NS.parse(record.subject).kind == PEN:
                 frame = decode_pen(record.payload)
                 for (mark, call_id), body in zip(frame.entries, frame.bodies, strict=True):
-                    if mark is not Mark.CLAIMED:
-                        found[call_id].append((int(mark), body))
-        return found
+                    counted.note(call_id, mark, body, "")
+        return {
+            call_id: [(int(mark), body) for mark, body in outcomes]
+            for call_id, outcomes in counted.outcomes.items()
+        }
 
     def teardown(self) -> None:
         if not self.workers:

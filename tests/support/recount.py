@@ -15,12 +15,17 @@ from aegisipc.eventstore.subjects import CALL, PEN, subjects_of
 
 @dataclass
 class Recount:
-    """What the log holds. ``outcomes`` has every conclusion of a call, in log order; the first one counts."""
+    """What the log holds. ``outcomes`` has every conclusion of a call that counts, in log order.
+
+    What comes after a final outcome does not count, nor does a word that a call expired after it was claimed:
+    in a pool, where many write, both happen. They are in ``void``.
+    """
 
     accepted: dict[CallId, str] = field(default_factory=dict)
     resources: dict[CallId, str | None] = field(default_factory=dict)
     claims: Counter[CallId] = field(default_factory=Counter)
     outcomes: dict[CallId, list[tuple[Mark, bytes | None]]] = field(default_factory=lambda: defaultdict(list))
+    void: list[tuple[CallId, Mark]] = field(default_factory=list)
     writers: dict[CallId, str] = field(default_factory=dict)
     frames: Counter[str] = field(default_factory=Counter)
 
@@ -33,6 +38,18 @@ class Recount:
     def several(self) -> list[str]:
         """Calls that have more than one outcome."""
         return [format_call_id(call_id) for call_id, found in self.outcomes.items() if len(found) > 1]
+
+    def note(self, call_id: CallId, mark: Mark, body: bytes | None, writer: str) -> None:
+        """Take in one entry of a pen frame."""
+        former = self.outcomes.get(call_id, [])
+        is_final = bool(former) and former[-1][0] is not Mark.IN_DOUBT
+        if is_final or (mark is Mark.EXPIRED and self.claims[call_id]):
+            self.void.append((call_id, mark))
+        elif mark is Mark.CLAIMED:
+            self.claims[call_id] += 1
+        else:
+            self.outcomes[call_id].append((mark, body))
+            self.writers.setdefault(call_id, writer)
 
     def first(self, call_id: CallId) -> tuple[Mark, bytes | None]:
         """The outcome that counts."""
@@ -75,9 +92,5 @@ async def recount(url: str, namespace: str) -> Recount:
                     found.resources[entry.call_id] = entry.resource
                 continue
             for (mark, call_id), body in zip(pen.entries, pen.bodies, strict=True):
-                if mark is Mark.CLAIMED:
-                    found.claims[call_id] += 1
-                else:
-                    found.outcomes[call_id].append((mark, body))
-                    found.writers.setdefault(call_id, place.who)
+                found.note(call_id, mark, body, place.who)
     return found

@@ -217,7 +217,8 @@ def test_an_instance_with_other_methods_is_refused_and_told_the_difference() -> 
     assert refused.error.code == "contract_conflict"
     assert refused.error.message == (
         "cannot admit 'b': its methods differ from those that service 'orders' offers "
-        "(pay() is missing; get() -> int became get(x: int) -> int); stop a first, or give the service another name"
+        "(pay() is missing; get() -> int became get(x: int) -> int); stop a first, or give the service "
+        "another name"
     )
     assert refused.error.details["service"] == SERVICE
     assert len(refused.error.details["differences"]) == 2

@@ -117,10 +117,11 @@ _STATE_OF: Final = {
 
 
 def counts(before: Mark | None, mark: Mark) -> bool:
-    """Tell whether `mark` changes a call of which `before` is the latest mark that counted (``None``: none yet).
+    """Tell whether `mark` changes a call of which `before` is the latest mark that counted (``None``: none
+    yet).
 
-    This is the rule of :class:`GroupCalls` for readers that look at single calls: a claim after a claim does not count, nor a
-    word that the call expired after it was claimed, nor anything after a final outcome.
+    This is the rule of :class:`GroupCalls` for readers that look at single calls: a claim after a claim does
+    not count, nor a word that the call expired after it was claimed, nor anything after a final outcome.
     """
     return (_STATE_OF[before], EVENT_OF[mark]) in _NEXT
 
@@ -228,7 +229,11 @@ class GroupCalls:
             self.anomalies["frame stored twice"] += 1
             return NOTHING
         claimed, concluded, marks = [], [], []
-        writer, open_calls, keep = place.who, self.open, self.outcomes.add if self.outcomes is not None else None
+        writer, open_calls, keep = (
+            place.who,
+            self.open,
+            self.outcomes.add if self.outcomes is not None else None,
+        )
         bodies = frame.bodies or (None,) * len(frame.entries)
         for (mark, call_id), body in zip(frame.entries, bodies, strict=True):
             call = open_calls.get(call_id)

@@ -147,7 +147,7 @@ class UnknownEvent:
 REGISTRY = Registry()
 
 
-# -- what an instance says of itself -------------------------------------------------------------------
+# -- what an instance says of itself --------------------------------------------------------------------
 
 
 @REGISTRY.event("instance.registered.v1")
@@ -188,7 +188,7 @@ class InstanceLeft(Event):
     cause: str
 
 
-# -- what the router decided about instances -----------------------------------------------------------
+# -- what the router decided about instances ------------------------------------------------------------
 
 
 @REGISTRY.event("instance.admitted.v1")
@@ -241,7 +241,7 @@ class InstanceLost(Event):
     decided_by: str
 
 
-# -- the group: whoever holds its pen ------------------------------------------------------------------
+# -- the group: whoever holds its pen -------------------------------------------------------------------
 
 
 @REGISTRY.event("group.promoted.v1")
@@ -268,7 +268,7 @@ class GroupVacated(Event):
     decided_by: str
 
 
-# -- routers -------------------------------------------------------------------------------------------
+# -- routers --------------------------------------------------------------------------------------------
 
 
 @REGISTRY.event("router.elected.v1")

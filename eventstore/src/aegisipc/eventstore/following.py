@@ -69,7 +69,7 @@ class JetStreamFollowing:
         self._behind_since: float | None = None
         self.restarts = 0
 
-    # -- what is known ---------------------------------------------------------------------------------
+    # -- what is known ----------------------------------------------------------------------------------
 
     @property
     def position(self) -> int:
@@ -111,7 +111,7 @@ class JetStreamFollowing:
                 f"cannot {what} within {timeout_s:g} s: at sequence {self._position}; is the server there?"
             ) from None
 
-    # -- beginning and end -----------------------------------------------------------------------------
+    # -- beginning and end ------------------------------------------------------------------------------
 
     async def begin(self) -> None:
         """Create the first consumer; raises what the server answers."""
@@ -148,7 +148,7 @@ class JetStreamFollowing:
         if reply:
             self._publish(reply, b"")
 
-    # -- supervision -----------------------------------------------------------------------------------
+    # -- supervision ------------------------------------------------------------------------------------
 
     def _on_event(self, event: ConnectionEvent) -> None:
         if isinstance(event, Connected):  # a new session: whatever the old one was about to deliver is gone
@@ -208,7 +208,7 @@ class JetStreamFollowing:
         self._attempt += 1  # whatever else comes from this consumer is stale
         self._restart.set()
 
-    # -- the consumer ----------------------------------------------------------------------------------
+    # -- the consumer -----------------------------------------------------------------------------------
 
     async def _create(self) -> None:
         await self._drop_consumer()
@@ -318,7 +318,7 @@ class JetStreamFollowing:
         ):  # otherwise the server forgets it when it has been unused for 10 s
             self._publish(f"$JS.API.CONSUMER.DELETE.{self._stream}.{name}", b"")
 
-    # -- what the consumer sends -----------------------------------------------------------------------
+    # -- what the consumer sends ------------------------------------------------------------------------
 
     def _on_message(self, attempt: int, message: Message) -> None:
         if attempt != self._attempt or self._failure is not None:

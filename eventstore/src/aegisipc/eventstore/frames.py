@@ -140,7 +140,9 @@ _BINARY: Final[frozenset[type]] = frozenset({bytes})
 _BINARY_OR_NONE: Final[frozenset[type]] = frozenset({bytes, type(None)})
 
 _tuple: Final[Callable[..., Any]] = tuple.__new__
-"""Makes a NamedTuple from a sequence three times as fast as calling its class: entries are made by the million."""
+"""Makes a NamedTuple from a sequence three times as fast as calling its class: entries are made by the
+million.
+"""
 
 type _CheckEntries = Callable[[Sequence[Any]], None]
 

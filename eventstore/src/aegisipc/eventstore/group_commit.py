@@ -121,8 +121,9 @@ class GroupCommit:
     def kick(self, *, now: bool = False) -> None:
         """Say that the source may have something to write. Cheap; call it as often as you like.
 
-        The frame is made in the next turn of the event loop, so that it takes all that this turn brings; `now` makes it
-        at once, when enough has gathered already. After :meth:`close`, and after a failure, it does nothing.
+        The frame is made in the next turn of the event loop, so that it takes all that this turn brings;
+        `now` makes it at once, when enough has gathered already. After :meth:`close`, and after a failure, it
+        does nothing.
         """
         if self._is_busy or self._closed:
             return

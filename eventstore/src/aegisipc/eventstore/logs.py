@@ -1,8 +1,9 @@
 """Where AegisIPC's own log lines go in programs that do not configure structlog.
 
-structlog's default prints everything to stdout. A library must not write there: stdout belongs to the program. So whoever
-opens a connection first makes sure that, unless the program has configured structlog by then, warnings and worse go to stderr
-and nothing goes to stdout. A program that calls ``structlog.configure`` at any time has the last word.
+structlog's default prints everything to stdout. A library must not write there: stdout belongs to the
+program. So whoever opens a connection first makes sure that, unless the program has configured structlog by
+then, warnings and worse go to stderr and nothing goes to stdout. A program that calls ``structlog.configure``
+at any time has the last word.
 """
 
 from __future__ import annotations

@@ -199,7 +199,7 @@ class Topology:
         known = anomaly in self.anomalies or len(self.anomalies) < MAX_ANOMALIES
         self.anomalies[anomaly if known else "other"] += 1
 
-    # -- leadership ------------------------------------------------------------------------------------
+    # -- leadership -------------------------------------------------------------------------------------
 
     def _term(self, record: Record, event: ev.Event) -> None:
         lead = self.leadership
@@ -217,7 +217,7 @@ class Topology:
             case _:
                 self._count("misplaced")
 
-    # -- groups and instances --------------------------------------------------------------------------
+    # -- groups and instances ---------------------------------------------------------------------------
 
     def _ha(self, record: Record, place: Place, event: ev.Event) -> None:
         group = self._group_at(place)
@@ -344,7 +344,7 @@ class Topology:
                 _forget_oldest_gone(group)
         return instance
 
-    # -- canonical form --------------------------------------------------------------------------------
+    # -- canonical form ---------------------------------------------------------------------------------
 
     def to_plain(self) -> dict[str, Any]:
         """Return the state as plain, sorted data: equal states give equal data."""

@@ -16,8 +16,8 @@ of one thread enter the log in the order in which that thread made them. ``Ctrl-
 what was accepted stays durable, and ``attach`` finds it again.
 
 In a thread that runs an event loop, a blocking call would stop everything else in that loop, perhaps even the
-service that should answer; it is refused with :class:`EventLoopBlocked`. Use :func:`aegisipc.sdk.connect` there,
-and ``await``.
+service that should answer; it is refused with :class:`EventLoopBlocked`. Use :func:`aegisipc.sdk.connect`
+there, and ``await``.
 """
 
 from __future__ import annotations
@@ -236,8 +236,8 @@ class Client:
     ) -> Any:
         """Return a stub whose methods block and return results; see :meth:`aegisipc.sdk.Client.service`.
 
-        The methods of a ``Protocol`` may be declared with or without ``async``: they are plain functions here.
-        Declared without, type checkers see what they return.
+        The methods of a ``Protocol`` may be declared with or without ``async``: they are plain functions
+        here. Declared without, type checkers see what they return.
         """
         service, returns = read_api(api, name, may_be_plain=True)
         return _Stub(self, service, returns, {"resource_id": resource_id, "timeout": timeout})
@@ -333,7 +333,7 @@ def _refuse_event_loop(what: str) -> None:
     except RuntimeError:
         return
     raise EventLoopBlocked(
-        f"cannot {what} with the blocking client in a thread that runs an event loop, which would stop; "
+        f"cannot {what} with the blocking client in a thread that runs an event loop, which it would stop; "
         "use aegisipc.sdk.connect and await, or another thread (asyncio.to_thread)"
     )
 

@@ -1,7 +1,7 @@
 """The client: calls that are durable when they are accepted and answered when their outcome is.
 
-The shell around :class:`~aegisipc.sdk.core.caller.Caller`: a connection, a routing table (a fold of the log), one group commit per
-group that is called, and the replies.
+The shell around :class:`~aegisipc.sdk.core.caller.Caller`: a connection, a routing table (a fold of the log),
+one group commit per group that is called, and the replies.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, Final, overload
+from typing import Any, Final, Self, overload
 
 import structlog
 
@@ -61,9 +61,9 @@ _FLUSH_CALLS: Final = 128
 class ClientOptions:
     """How to connect a client.
 
-    ``url`` and ``namespace`` default to ``AEGIS_URL`` and ``AEGIS_NAMESPACE``. ``name`` is the client's stable name (its
-    calls' subject), else one is made up. ``timeout_s`` is the default deadline of a call. ``max_open`` bounds how many calls
-    may be open at once.
+    ``url`` and ``namespace`` default to ``AEGIS_URL`` and ``AEGIS_NAMESPACE``. ``name`` is the client's
+    stable name (its calls' subject), else one is made up. ``timeout_s`` is the default deadline of a call.
+    ``max_open`` bounds how many calls may be open at once.
     """
 
     url: str | None = None
@@ -77,7 +77,13 @@ class Client:
     """A connected client; made by :func:`connect`. Belongs to the event loop that made it."""
 
     def __init__(
-        self, options: ClientOptions, name: str, connection: Connection, log: JetStreamLog, subjects: Subjects, clock: ServerClock
+        self,
+        options: ClientOptions,
+        name: str,
+        connection: Connection,
+        log: JetStreamLog,
+        subjects: Subjects,
+        clock: ServerClock,
     ) -> None:
         self.name = name
         self.options = options
@@ -103,24 +109,46 @@ class Client:
         self._background: set[asyncio.Task[None]] = set()
         self._closed = False
 
-    # -- calling --------------------------------------------------------------------------------------------------------
+    # -- calling ----------------------------------------------------------------------------------------
 
     @overload
     async def call[T](
-        self, target: str, /, *args: Any, returns: type[T], resource_id: str | None = None, timeout: float | None = None, **kwargs: Any
+        self,
+        target: str,
+        /,
+        *args: Any,
+        returns: type[T],
+        resource_id: str | None = None,
+        timeout: float | None = None,
+        **kwargs: Any,
     ) -> T: ...
     @overload
     async def call(
-        self, target: str, /, *args: Any, returns: Any = None, resource_id: str | None = None, timeout: float | None = None, **kwargs: Any
+        self,
+        target: str,
+        /,
+        *args: Any,
+        returns: Any = None,
+        resource_id: str | None = None,
+        timeout: float | None = None,
+        **kwargs: Any,
     ) -> Any: ...
     async def call(
-        self, target: str, /, *args: Any, returns: Any = None, resource_id: str | None = None, timeout: float | None = None, **kwargs: Any
+        self,
+        target: str,
+        /,
+        *args: Any,
+        returns: Any = None,
+        resource_id: str | None = None,
+        timeout: float | None = None,
+        **kwargs: Any,
     ) -> Any:
         """Call ``"service.method"`` and return its result.
 
-        ``resource_id`` names what the call is about: calls with the same one run one after another, in the order in which they
-        were made. ``timeout`` is the deadline in seconds: a call that has not started by then never will. ``returns`` is the
-        result's type; without it, models come back as dicts. Other keyword arguments are the method's.
+        ``resource_id`` names what the call is about: calls with the same one run one after another, in the
+        order in which they were made. ``timeout`` is the deadline in seconds: a call that has not started by
+        then never will. ``returns`` is the result's type; without it, models come back as dicts. Other
+        keyword arguments are the method's.
 
         Raises:
             NoRoute, Overloaded, PayloadTooLarge, NotEncodable, NotConnected: it was certainly not accepted.
@@ -138,12 +166,19 @@ class Client:
         return value_of(pending.outcome, target, None if returns is None else type_codec(returns))
 
     async def submit(
-        self, target: str, /, *args: Any, returns: Any = None, resource_id: str | None = None, timeout: float | None = None, **kwargs: Any
+        self,
+        target: str,
+        /,
+        *args: Any,
+        returns: Any = None,
+        resource_id: str | None = None,
+        timeout: float | None = None,
+        **kwargs: Any,
     ) -> Pending:
         """Make a call durable, and return without waiting for its outcome.
 
-        When this returns, the call is in the log: it will have exactly one outcome even if this process ends now. Arguments and
-        errors as for :meth:`call`; the outcome's errors are raised by ``Pending.result``.
+        When this returns, the call is in the log: it will have exactly one outcome even if this process ends
+        now. Arguments and errors as for :meth:`call`; the outcome's errors are raised by ``Pending.result``.
         """
         pending = self._submit(target, args, kwargs, resource_id, timeout)
         codec = None if returns is None else type_codec(returns)
@@ -168,14 +203,36 @@ class Client:
         return await self._seeker.find(raw, codec, timeout or self.options.timeout_s)
 
     @overload
-    def service[P](self, api: Callable[..., P], *, name: str | None = None, resource_id: str | None = None, timeout: float | None = None) -> P: ...
+    def service[P](
+        self,
+        api: Callable[..., P],
+        *,
+        name: str | None = None,
+        resource_id: str | None = None,
+        timeout: float | None = None,
+    ) -> P: ...
     @overload
-    def service(self, api: str, *, name: str | None = None, resource_id: str | None = None, timeout: float | None = None) -> Any: ...
-    def service(self, api: Any, *, name: str | None = None, resource_id: str | None = None, timeout: float | None = None) -> Any:
+    def service(
+        self,
+        api: str,
+        *,
+        name: str | None = None,
+        resource_id: str | None = None,
+        timeout: float | None = None,
+    ) -> Any: ...
+    def service(
+        self,
+        api: Any,
+        *,
+        name: str | None = None,
+        resource_id: str | None = None,
+        timeout: float | None = None,
+    ) -> Any:
         """Return a stub whose methods are the service's, to be awaited like local ones.
 
-        `api` is a ``Protocol`` class (its methods' annotations give the results' types; ``name``, else its ``service_name``
-        attribute, else its own name without a final ``Api``, in snake_case, names the service) or the service's name.
+        `api` is a ``Protocol`` class (its methods' annotations give the results' types; ``name``, else its
+        ``service_name`` attribute, else its own name without a final ``Api``, in snake_case, names the
+        service) or the service's name.
 
         Raises:
             ServiceDefinitionError: the protocol cannot be used.
@@ -183,13 +240,20 @@ class Client:
         return stub_of(self, api, name=name, resource_id=resource_id, timeout=timeout)
 
     def _submit(
-        self, target: str, args: tuple[Any, ...], kwargs: dict[str, Any], resource_id: str | None, timeout: float | None
+        self,
+        target: str,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        resource_id: str | None,
+        timeout: float | None,
     ) -> PendingCall:
         if self._closed:
             raise NotConnected(f"cannot call {target}: the client is closed; connect another one")
         timeout_s = self.options.timeout_s if timeout is None else timeout
         if not timeout_s > 0:
-            raise ServiceDefinitionError(f"cannot call {target} with a timeout of {timeout_s!r} s: it is a number above 0")
+            raise ServiceDefinitionError(
+                f"cannot call {target} with a timeout of {timeout_s!r} s: it is a number above 0"
+            )
         lane, method = self._routes.get((target, resource_id)) or self._route(target, resource_id)
         body = encode([list(args), kwargs])
         now_ns = time.monotonic_ns()
@@ -224,7 +288,9 @@ class Client:
         return lane
 
     def _tune(self, lane: Lane) -> None:
-        """Set what a lane needs to know of its group: the epoch, and for a pool over how many instances to split."""
+        """Set what a lane needs to know of its group: the epoch, and for a pool over how many instances to
+        split.
+        """
         view = self.topology.group(lane.service, lane.group)
         if view is None:
             return
@@ -233,9 +299,9 @@ class Client:
             lane.max_calls = _POOL_FRAME_CALLS
             lane.spread = max(1, sum(1 for _ in view.ready()))
 
-    # -- life -----------------------------------------------------------------------------------------------------------
+    # -- life -------------------------------------------------------------------------------------------
 
-    async def __aenter__(self) -> Client:
+    async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(self, *exc: object) -> None:
@@ -248,7 +314,9 @@ class Client:
 
     async def begin(self) -> None:
         """Subscribe to replies and read the routing table; :func:`connect` has done it."""
-        self._subscriptions = [await self._connection.subscribe(self.subjects.reply(self.name), self._on_reply)]
+        self._subscriptions = [
+            await self._connection.subscribe(self.subjects.reply(self.name), self._on_reply)
+        ]
         await self._read_routes()
         self._unlisten = self._connection.on_event(self._on_event)
         self._tick()
@@ -264,10 +332,12 @@ class Client:
         await failed.stop()
         while not self._closed:
             try:
-                return await self._read_routes()
+                await self._read_routes()
             except AegisError as error:
                 _log.warning("routes_not_read", client=self.name, error=error.message)
                 await asyncio.sleep(_REREAD_S)
+            else:
+                return
 
     async def close(self) -> None:
         """Disconnect. Calls without an outcome stay durable: attach to them from any process. Idempotent."""
@@ -291,7 +361,7 @@ class Client:
             _wake(pending)
         await self._connection.close()
 
-    # -- what comes in --------------------------------------------------------------------------------------------------
+    # -- what comes in ----------------------------------------------------------------------------------
 
     def _on_topology(self, record: Record) -> None:
         self._clock.observe(record.timestamp_ns, time.monotonic_ns())
@@ -332,11 +402,13 @@ class Client:
 
     async def _ask(self, lane: Lane, call_ids: Any) -> None:
         subject = self.subjects.ask(lane.service, lane.group)
-        with suppress(AegisError):  # nobody holds the pen now, or the answer was lost: the next round asks again
+        with suppress(
+            AegisError
+        ):  # nobody holds the pen now, or the answer was lost: the next round asks again
             answer = await self._connection.request(subject, encode_ask(call_ids), timeout_s=_ASK_TIMEOUT_S)
             self._on_reply(answer)
 
-    # -- for the lanes --------------------------------------------------------------------------------------------------
+    # -- for the lanes ----------------------------------------------------------------------------------
 
     def next_frame(self, lane: Lane) -> OutFrame | None:
         """Return the lane's next frame."""
@@ -358,9 +430,10 @@ class Client:
         for pending in self._caller.on_gave_up(frame, error, maybe_stored=maybe_stored):
             _wake(pending)
 
-
     def lane_failed(self, lane: Lane, error: BaseException) -> None:
-        """A lane's group commit ended by a fault of ours: its calls end as unknown, and the next call makes another."""
+        """A lane's group commit ended by a fault of ours: its calls end as unknown, and the next call makes
+        another.
+        """
         lane.driver = None
         self._routes.clear()
         for pending in self._caller.on_lane_failed(lane, error):
@@ -443,4 +516,3 @@ async def _open(options: ClientOptions) -> Client:
         await connection.close()
         raise
     return client
-

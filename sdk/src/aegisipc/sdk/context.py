@@ -12,9 +12,9 @@ from aegisipc.eventstore.ids import format_call_id
 class Context:
     """The call that is being run. A handler gets it by annotating a parameter with ``Context``.
 
-    ``call_id`` is unique for ever and the same if the call is run again: use it as the client order id towards a venue.
-    ``epoch`` rises with every change of the active instance: use it as a fencing token towards whatever you write to.
-    ``resource_id`` is ``None`` for calls that keep no order.
+    ``call_id`` is unique for ever and the same if the call is run again: use it as the client order id
+    towards a venue. ``epoch`` rises with every change of the active instance: use it as a fencing token
+    towards whatever you write to. ``resource_id`` is ``None`` for calls that keep no order.
     """
 
     service: str

@@ -104,7 +104,9 @@ class CallError(AegisError):
 
 
 class CallTimeout(CallError):
-    """No outcome in time. The call may have run or may run yet; ``client.attach(call_id)`` waits for its outcome."""
+    """No outcome in time. The call may have run or may run yet; ``client.attach(call_id)`` waits for its
+    outcome.
+    """
 
     code = "call_timeout"
 
@@ -112,15 +114,15 @@ class CallTimeout(CallError):
 class CallExpired(CallError):
     """The deadline passed before the call could start: it certainly never ran, and never will.
 
-    Field ``may_have_started``: true only for an idempotent or pure call whose former holder died, since starts of such calls
-    are not in the log; a ``once`` call that expired certainly never started.
+    Field ``may_have_started``: true only for an idempotent or pure call whose former holder died, since
+    starts of such calls are not in the log; a ``once`` call that expired certainly never started.
     """
 
     code = "call_expired"
 
 
 class CallInDoubt(CallError):
-    """The call was started by an instance that is gone: nobody can know whether it ran. It is not run again."""
+    """The call was started by an instance that is gone: nobody can know whether it ran."""
 
     code = "call_in_doubt"
 
@@ -144,9 +146,11 @@ class InvalidArguments(CallFailed):
 
 
 class RemoteError(CallFailed):
-    """The handler raised. Fields: ``code``, ``call_id``, and whatever details it gave (also in ``details``)."""
+    """The handler raised. Fields: ``code``, ``call_id``, and whatever ``details`` it gave."""
 
-    def __init__(self, message: str, *, code: str, call_id: str, details: Mapping[str, Any] | None = None) -> None:
+    def __init__(
+        self, message: str, *, code: str, call_id: str, details: Mapping[str, Any] | None = None
+    ) -> None:
         super().__init__(message, **dict(details or {}))
         self.code = code  # type: ignore[misc]  # the class's code is the default; here it is the handler's own
         self.call_id = call_id
@@ -161,7 +165,8 @@ def _rebuild_remote(message: str, code: str, call_id: str, details: dict[str, An
 
 
 class ServiceError(Exception):
-    """Raise this in a handler to refuse a call for a reason of the business: the caller gets it as a ``RemoteError``.
+    """Raise this in a handler to refuse a call for a reason of the business: the caller gets it as a
+    ``RemoteError``.
 
     ``code`` is a stable name for programs, ``message`` is for people, keyword arguments become the details::
 

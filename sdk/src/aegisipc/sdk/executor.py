@@ -28,7 +28,9 @@ _log = structlog.get_logger("aegisipc.service")
 class Executor:
     """Runs the calls of one instance. Plain functions run in its bounded pool of threads."""
 
-    def __init__(self, service: Service, identity: Identity, clock: Callable[[], int], max_result_bytes: int) -> None:
+    def __init__(
+        self, service: Service, identity: Identity, clock: Callable[[], int], max_result_bytes: int
+    ) -> None:
         self._methods: Mapping[str, Method] = service.methods
         self._service = service
         self._identity = identity
@@ -42,47 +44,57 @@ class Executor:
         if method is None:
             return Mark.FAILED, self._no_method(call)
         try:
-            args, kwargs = method.load(call.body)
-            if method.context_name is not None:
-                method.put_context(self._context(call, epoch), args, kwargs)
-            if method.is_async:
-                result = await method.function(*args, **kwargs)
-            else:
-                result = await self._in_thread(method.function, args, kwargs)
-            body = method.dump(result)
-        except ArgumentsRejected as rejected:
-            return Mark.FAILED, _info(
-                "invalid_arguments",
-                f"cannot call {self._service.name}.{call.method}: {rejected}",
-                {"errors": [error._asdict() for error in rejected.errors]},
-            )
-        except (ResultRejected, CodecError) as error:
-            _log.error("result_rejected", method=call.method, error=str(error))
-            return Mark.FAILED, _info(
-                "invalid_result",
-                f"{self._service.name}.{call.method} ran, but its result does not fit {method.contract.signature!r}: {error}",
-            )
+            body = await self._run(method, call, epoch)
         except asyncio.CancelledError as error:
             task = asyncio.current_task()
-            if task is not None and task.cancelling():  # it is this run that is cancelled, not something inside the handler
+            if task is not None and task.cancelling():  # this run is cancelled, not something in the handler
                 raise
             return Mark.FAILED, self._raised(call, error)
         except Exception as error:  # noqa: BLE001 - whatever a handler raises is the call's outcome
-            return Mark.FAILED, self._raised(call, error)
+            return Mark.FAILED, self._failure(method, call, error)
         if len(body) > self._max_result_bytes:
-            return Mark.FAILED, _info(
-                "result_too_large",
-                f"{self._service.name}.{call.method} ran, but its result of {len(body)} bytes is over the limit of "
-                f"{self._max_result_bytes}",
-                {"size_bytes": len(body), "limit_bytes": self._max_result_bytes},
-            )
+            return Mark.FAILED, self._too_large(call, len(body))
         return Mark.SUCCEEDED, body
+
+    async def _run(self, method: Method, call: OpenCall, epoch: int) -> bytes:
+        args, kwargs = method.load(call.body)
+        if method.context_name is not None:
+            method.put_context(self._context(call, epoch), args, kwargs)
+        if method.is_async:
+            result = await method.function(*args, **kwargs)
+        else:
+            result = await self._in_thread(method.function, args, kwargs)
+        return method.dump(result)
+
+    def _failure(self, method: Method, call: OpenCall, error: Exception) -> bytes:
+        target = f"{self._service.name}.{call.method}"
+        if isinstance(error, ArgumentsRejected):
+            errors = [fault._asdict() for fault in error.errors]
+            return _info("invalid_arguments", f"cannot call {target}: {error}", {"errors": errors})
+        if isinstance(error, ResultRejected | CodecError):
+            _log.error("result_rejected", method=call.method, error=str(error))
+            return _info(
+                "invalid_result",
+                f"{target} ran, but its result does not fit {method.contract.signature!r}: {error}",
+            )
+        return self._raised(call, error)
+
+    def _too_large(self, call: OpenCall, size_bytes: int) -> bytes:
+        limit_bytes = self._max_result_bytes
+        return _info(
+            "result_too_large",
+            f"{self._service.name}.{call.method} ran, but its result of {size_bytes} bytes is over the limit of "
+            f"{limit_bytes}",
+            {"size_bytes": size_bytes, "limit_bytes": limit_bytes},
+        )
 
     async def _in_thread(self, function: Callable[..., Any], args: list[Any], kwargs: dict[str, Any]) -> Any:
         if self._threads is None:
             self._threads = ThreadPoolExecutor(self._service.threads, thread_name_prefix=self._service.name)
         run = contextvars.copy_context().run
-        return await asyncio.get_running_loop().run_in_executor(self._threads, lambda: run(function, *args, **kwargs))
+        return await asyncio.get_running_loop().run_in_executor(
+            self._threads, lambda: run(function, *args, **kwargs)
+        )
 
     def _context(self, call: OpenCall, epoch: int) -> Context:
         who = self._identity
@@ -102,7 +114,8 @@ class Executor:
     def _no_method(self, call: OpenCall) -> bytes:
         return _info(
             "no_such_method",
-            f"service {self._service.name!r} has no method {call.method!r}; it has {', '.join(sorted(self._methods))}",
+            f"service {self._service.name!r} has no method {call.method!r}; it has "
+            f"{', '.join(sorted(self._methods))}",
             {"service": self._service.name, "method": call.method},
         )
 
@@ -116,10 +129,14 @@ class Executor:
             error=f"{type(error).__name__}: {error}",
             traceback="".join(traceback.format_exception(error)),
         )
-        return _info("internal_error", f"{self._service.name}.{call.method} failed: {type(error).__name__}: {error}")
+        return _info(
+            "internal_error", f"{self._service.name}.{call.method} failed: {type(error).__name__}: {error}"
+        )
 
     def close(self) -> None:
-        """Let go of the threads; what still runs in them is abandoned, as its outcome could not be written any more."""
+        """Let go of the threads; what still runs in them is abandoned, as its outcome could not be written
+        any more.
+        """
         if self._threads is not None:
             self._threads.shutdown(wait=False, cancel_futures=True)
 
@@ -129,4 +146,6 @@ def _info(code: str, message: str, details: Mapping[str, Any] | None = None) -> 
     try:
         return encode(info)
     except CodecError:  # details may hold anything: what cannot travel goes as text
-        return encode(info.model_copy(update={"details": {str(k): repr(v)[:1000] for k, v in info.details.items()}}))
+        return encode(
+            info.model_copy(update={"details": {str(k): repr(v)[:1000] for k, v in info.details.items()}})
+        )

@@ -1,7 +1,8 @@
 """Running an instance of a service: connect, join, serve, leave.
 
-An instance joins its group (or pool) by registering in the log and waiting for the router's word. It pulses while it lives. If the
-router takes it for lost while it is alive, it comes back as a new incarnation of the same id.
+An instance joins its group (or pool) by registering in the log and waiting for the router's word. It pulses
+while it lives. If the router takes it for lost while it is alive, it comes back as a new incarnation of the
+same id.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import sys
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, Self
 
 import msgpack
 import structlog
@@ -59,10 +60,11 @@ _REFUSALS: Final[dict[str, type[AegisError]]] = {
 class InstanceOptions:
     """How to run an instance.
 
-    ``url`` and ``namespace`` default to ``AEGIS_URL`` and ``AEGIS_NAMESPACE``. With ``resources`` the instance joins the
-    group that serves them (``group`` names it, else the resources do); without, it joins the service's pool. ``instance`` is its
-    id, else one is made up. ``pulse_ms`` is the time between heartbeats, ``join_timeout_s`` how long to wait for a router,
-    ``drain_timeout_s`` how long running calls may take to end when the instance stops.
+    ``url`` and ``namespace`` default to ``AEGIS_URL`` and ``AEGIS_NAMESPACE``. With ``resources`` the
+    instance joins the group that serves them (``group`` names it, else the resources do); without, it joins
+    the service's pool. ``instance`` is its id, else one is made up. ``pulse_ms`` is the time between
+    heartbeats, ``join_timeout_s`` how long to wait for a router, ``drain_timeout_s`` how long running calls
+    may take to end when the instance stops.
     """
 
     url: str | None = None
@@ -84,7 +86,9 @@ class Instance:
 
     def __init__(self, service: Service, options: InstanceOptions) -> None:
         if not service.methods:
-            raise ServiceDefinitionError(f"cannot run service {service.name!r}: it has no methods; add some with @service.method")
+            raise ServiceDefinitionError(
+                f"cannot run service {service.name!r}: it has no methods; add some with @service.method"
+            )
         self.service = service
         self.options = options
         self.resources = tuple(sorted({check_resource(resource) for resource in options.resources}))
@@ -103,9 +107,9 @@ class Instance:
         self._identity: Identity | None = None
         self._pulser: asyncio.Task[None] | None = None
 
-    # -- life -----------------------------------------------------------------------------------------------------------
+    # -- life -------------------------------------------------------------------------------------------
 
-    async def __aenter__(self) -> Instance:
+    async def __aenter__(self) -> Self:
         await self.start()
         return self
 
@@ -134,7 +138,9 @@ class Instance:
     async def start(self) -> None:
         """Connect and join; returns when calls can be taken."""
         url = resolve_url(self.options.url)
-        self._connection = await Connection.open(ConnectOptions(url, name=f"aegis:{self.service.name}:{self.id}"))
+        self._connection = await Connection.open(
+            ConnectOptions(url, name=f"aegis:{self.service.name}:{self.id}")
+        )
         try:
             log = await open_log(self._connection, self.subjects)
             self._site = await open_site(self._connection, log, self.subjects)
@@ -149,15 +155,20 @@ class Instance:
         """Serve until asked to stop; rejoin as a new incarnation when taken for lost."""
         while not self._stop.is_set():
             host = self._joined_host()
-            await host.signal.until(lambda: self._stop.is_set() or self._is_over(host), float("inf"), "serve")
+            await self._until_over(host)
             if self._stop.is_set():
                 return
             if host.failure is not None:
                 _log.error("host_failed", instance=self.id, error=describe(host.failure))
             else:
-                _log.warning("taken_for_lost", instance=self.id, state=str(host.me.state) if host.me else "unknown")
+                _log.warning(
+                    "taken_for_lost", instance=self.id, state=str(host.me.state) if host.me else "unknown"
+                )
             await self._leave_host()
             await self._rejoin()
+
+    async def _until_over(self, host: Host) -> None:
+        await host.signal.until(lambda: self._stop.is_set() or self._is_over(host), float("inf"), "serve")
 
     async def stop(self) -> None:
         """Drain, leave and disconnect. What does not end within ``drain_timeout_s`` stays open in the log."""
@@ -168,7 +179,7 @@ class Instance:
         finally:
             await self._close()
 
-    # -- joining --------------------------------------------------------------------------------------------------------
+    # -- joining ----------------------------------------------------------------------------------------
 
     async def _join(self) -> None:
         site = self._opened_site()
@@ -183,7 +194,8 @@ class Instance:
         await host.signal.until(
             lambda: host.me is not None and (host.me.admitted or not host.me.is_live),
             self.options.join_timeout_s,
-            f"join service {self.service.name!r}: no router answered; start one (aegis router, or aegis dev), or wait longer: "
+            f"join service {self.service.name!r}: no router answered; start one (aegis router, or aegis "
+            "dev), or wait longer: "
             "nobody admitted the instance",
         )
         if host.me is not None and host.me.refusal is not None:
@@ -223,19 +235,25 @@ class Instance:
     def _is_over(host: Host) -> bool:
         return host.failure is not None or (host.me is not None and not host.me.is_live)
 
-    # -- leaving --------------------------------------------------------------------------------------------------------
+    # -- leaving ----------------------------------------------------------------------------------------
 
     async def _drain(self, host: Host) -> None:
         identity = self._joined_identity()
         with suppress(AegisError):
-            await self._say(InstanceDraining(incarnation=identity.incarnation, cause="stop requested"), patience_s=2.0)
+            await self._say(
+                InstanceDraining(incarnation=identity.incarnation, cause="stop requested"), patience_s=2.0
+            )
         host.drain()
         try:
-            await host.signal.until(lambda: host.is_quiet, self.options.drain_timeout_s, "finish the running calls")
+            await host.signal.until(
+                lambda: host.is_quiet, self.options.drain_timeout_s, "finish the running calls"
+            )
         except AckUnknown as error:
             _log.warning("drain_incomplete", instance=self.id, error=describe(error))
         with suppress(AegisError):
-            await self._say(InstanceLeft(incarnation=identity.incarnation, cause="stop requested"), patience_s=2.0)
+            await self._say(
+                InstanceLeft(incarnation=identity.incarnation, cause="stop requested"), patience_s=2.0
+            )
 
     async def _leave_host(self) -> None:
         if self._pulser is not None:
@@ -252,7 +270,7 @@ class Instance:
             await self._connection.close()
             self._connection = None
 
-    # -- talking --------------------------------------------------------------------------------------------------------
+    # -- talking ----------------------------------------------------------------------------------------
 
     async def _say(self, event: Event, *, patience_s: float | None = None) -> None:
         """Append an event about this instance; the same record is sent again until it is stored."""
@@ -317,7 +335,9 @@ async def serve(service: Service, options: InstanceOptions) -> None:
     loop = asyncio.get_running_loop()
     caught = []
     for number in (signal.SIGTERM, signal.SIGINT):
-        with suppress(NotImplementedError, RuntimeError, ValueError):  # not in the main thread, or no such thing here
+        with suppress(
+            NotImplementedError, RuntimeError, ValueError
+        ):  # not in the main thread, or no such thing here
             loop.add_signal_handler(number, instance.request_stop)
             caught.append(number)
     try:
@@ -330,8 +350,8 @@ async def serve(service: Service, options: InstanceOptions) -> None:
 def run(service: Service, options: InstanceOptions) -> None:
     """Run an instance in this process; with uvloop where it is installed.
 
-    An :class:`~aegisipc.eventstore.errors.AegisError` ends the process with its message on stderr and exit code 1: whoever runs
-    a service as a program reads what to do next, not a traceback.
+    An :class:`~aegisipc.eventstore.errors.AegisError` ends the process with its message on stderr and exit
+    code 1: whoever runs a service as a program reads what to do next, not a traceback.
     """
     try:
         try:

@@ -63,7 +63,9 @@ class Method:
         self.context_name: str | None = None
         self._context_at: int | None = None
         signature, hints = _signature_of(function, self.name)
-        self.parameters = tuple(self._parameter(p, hints) for p in signature.parameters.values() if self._is_ours(p, hints))
+        self.parameters = tuple(
+            self._parameter(p, hints) for p in signature.parameters.values() if self._is_ours(p, hints)
+        )
         self._by_name = {p.name: p for p in self.parameters}
         self._positional = tuple(p for p in self.parameters if p.by_position)
         if self.context_name is not None:
@@ -74,12 +76,14 @@ class Method:
     def _is_ours(self, parameter: inspect.Parameter, hints: Mapping[str, Any]) -> bool:
         if parameter.kind in _VARIADIC:
             raise ServiceDefinitionError(
-                f"cannot offer {self.name}(): '{parameter}' has no type to check calls against; name each parameter"
+                f"cannot offer {self.name}(): '{parameter}' has no type to check calls against; name each "
+                "parameter"
             )
         if hints.get(parameter.name) is Context:
             if self.context_name is not None or parameter.kind is inspect.Parameter.POSITIONAL_ONLY:
                 raise ServiceDefinitionError(
-                    f"cannot offer {self.name}(): it may take one Context, and not as a positional-only parameter"
+                    f"cannot offer {self.name}(): it may take one Context, and not as a positional-only "
+                    "parameter"
                 )
             self.context_name = parameter.name
             return False
@@ -90,7 +94,9 @@ class Method:
         return names.index(self.context_name) if self.context_name in names else None
 
     def put_context(self, context: Context, args: list[Any], kwargs: dict[str, Any]) -> None:
-        """Add the context to loaded arguments, wherever the handler wants it: it may well be the first parameter."""
+        """Add the context to loaded arguments, wherever the handler wants it: it may well be the first
+        parameter.
+        """
         if self.context_name is None:
             return
         if self._context_at is not None and self._context_at <= len(args):
@@ -132,10 +138,7 @@ class Method:
             ArgumentsRejected: they cannot be read or do not fit; names each field.
         """
         try:
-            given = decode(body)
-            args, kwargs = given
-            if type(args) is not list or type(kwargs) is not dict:
-                raise TypeError("not [positional, named]")
+            args, kwargs = _args_and_kwargs(decode(body))
         except (CodecError, TypeError, ValueError) as error:
             raise ArgumentsRejected([FieldError("(arguments)", str(error), "malformed")]) from error
         if not kwargs and len(args) == len(self.parameters) == len(self._positional):
@@ -156,7 +159,11 @@ class Method:
         for name, plain in kwargs.items():
             known = self._by_name.get(name)
             if known is None or not known.by_name:
-                errors.append(FieldError(str(name), f"unexpected argument; {self.name}() takes {self._takes()}", "unexpected"))
+                errors.append(
+                    FieldError(
+                        str(name), f"unexpected argument; {self.name}() takes {self._takes()}", "unexpected"
+                    )
+                )
             elif known.by_position and self._positional.index(known) < len(args):
                 errors.append(FieldError(name, "given twice, by position and by name", "multiple_values"))
             else:
@@ -177,7 +184,9 @@ class Method:
         try:
             return self._returns.encode(result)
         except ValidationError as error:
-            raise ResultRejected("; ".join(f"{e.field or 'result'}: {e.message}" for e in _field_errors("", error))) from error
+            raise ResultRejected(
+                "; ".join(f"{e.field or 'result'}: {e.message}" for e in _field_errors("", error))
+            ) from error
 
     def _takes(self) -> str:
         return ", ".join(p.name for p in self.parameters) or "no arguments"
@@ -196,6 +205,13 @@ class Method:
             for p in self.parameters
             if p.required and p.name not in filled
         ]
+
+
+def _args_and_kwargs(given: Any) -> tuple[list[Any], dict[str, Any]]:
+    args, kwargs = given
+    if type(args) is not list or type(kwargs) is not dict:
+        raise TypeError("not [positional, named]")
+    return args, kwargs
 
 
 def _validated(parameter: Parameter, plain: object, errors: list[FieldError]) -> Any:
@@ -217,7 +233,9 @@ def _signature_of(function: Callable[..., Any], name: str) -> tuple[inspect.Sign
     try:
         return inspect.signature(function), typing.get_type_hints(function, include_extras=True)
     except (NameError, TypeError, ValueError) as error:
-        raise ServiceDefinitionError(f"cannot offer {name}(): its annotations cannot be read: {error}") from error
+        raise ServiceDefinitionError(
+            f"cannot offer {name}(): its annotations cannot be read: {error}"
+        ) from error
 
 
 def _codec(tp: Any, what: str) -> TypeCodec[Any]:

@@ -13,6 +13,7 @@ from aegisipc.eventstore.events import ErrorInfo
 from aegisipc.eventstore.frames import Mark
 from aegisipc.eventstore.ids import format_call_id
 from aegisipc.sdk.core.caller import Fate, PendingCall
+from aegisipc.sdk.core.member import CLAIMED_TOO_LATE_CODE
 from aegisipc.sdk.errors import CallExpired, CallInDoubt, CallTimeout, InvalidArguments, RemoteError
 
 
@@ -20,8 +21,8 @@ def value_of(outcome: Outcome, target: str, codec: TypeCodec[Any] | None) -> Any
     """Return the result that an outcome records, as `codec`'s type if there is one.
 
     Raises:
-        CallError: the outcome is not a success; see :func:`raise_for_outcome`.
-        RemoteError: with code ``unexpected_result``: the result does not fit the type that the caller expects.
+        CallError: the outcome is not a success; see :func:`raise_for_outcome`. RemoteError: with code
+        ``unexpected_result``: the result does not fit the type that the caller expects.
     """
     if outcome.mark is not Mark.SUCCEEDED:
         raise_for_outcome(outcome, target)
@@ -47,21 +48,21 @@ def raise_for_outcome(outcome: Outcome, target: str) -> NoReturn:
     match outcome.mark:
         case Mark.EXPIRED if outcome.body:
             raise CallExpired(
-                f"{target} had no outcome by its deadline and is not run again; the instance that held it is gone and may have "
-                "begun it, which is harmless by its effect ('idempotent' or 'pure'); call again with a longer timeout",
+                f"{target} had no outcome by its deadline and is not run again; the instance that held it "
+                "is gone and may have "
+                "begun it, which is harmless by its effect ('idempotent' or 'pure'); call again with a "
+                "longer timeout",
                 call_id=call_id,
                 may_have_started=True,
             )
         case Mark.EXPIRED:
-            raise CallExpired(
-                f"{target} did not start before its deadline and never will; call again with a longer timeout",
-                call_id=call_id,
-                may_have_started=False,
-            )
+            raise _never_started(target, call_id)
         case Mark.IN_DOUBT:
             raise CallInDoubt(
-                f"{target} was started by an instance that is gone, so it may have run; it is not run again because its effect "
-                "is 'once' ('idempotent' or 'pure' would have let another instance run it). Find out what happened before you "
+                f"{target} was started by an instance that is gone, so it may have run; it is not run again "
+                "because its effect "
+                "is 'once' ('idempotent' or 'pure' would have let another instance run it). Find out what "
+                "happened before you "
                 "call again",
                 call_id=call_id,
             )
@@ -69,11 +70,21 @@ def raise_for_outcome(outcome: Outcome, target: str) -> NoReturn:
             raise _failure(outcome, target, call_id)
 
 
+def _never_started(target: str, call_id: str) -> CallExpired:
+    return CallExpired(
+        f"{target} did not start before its deadline and never will; call again with a longer timeout",
+        call_id=call_id,
+        may_have_started=False,
+    )
+
+
 def _failure(outcome: Outcome, target: str, call_id: str) -> AegisError:
     try:
         info = ErrorInfo.model_validate(decode(outcome.body or b""))
     except (ValidationError, AegisError) as error:
         return MalformedPayload(f"{target} failed, but its error cannot be read: {error}", call_id=call_id)
+    if info.code == CLAIMED_TOO_LATE_CODE:
+        return _never_started(target, call_id)
     if info.code == InvalidArguments.code:
         return InvalidArguments(info.message, call_id=call_id, errors=info.details.get("errors", []))
     return RemoteError(info.message, code=info.code, call_id=call_id, details=info.details)
@@ -89,18 +100,21 @@ def error_of_fate(call: PendingCall) -> AegisError:
             return call.error
         case Fate.NOT_SENT | Fate.REFUSED:
             return NotConnected(
-                f"{target} was not accepted: no server could be reached within {seconds:g} s; it certainly did not run",
+                f"{target} was not accepted: no server could be reached within {seconds:g} s; it certainly "
+                "did not run",
                 call_id=call_id,
             )
         case Fate.UNKNOWN:
             return CallTimeout(
-                f"{target} was sent, but the server did not acknowledge it within {seconds:g} s: it may be accepted all the same; "
+                f"{target} was sent, but the server did not acknowledge it within {seconds:g} s: it may be "
+                "accepted all the same; "
                 f"attach({call_id!r}) tells",
                 call_id=call_id,
             )
         case _:
             return CallTimeout(
-                f"{target} is durable, but has no outcome after {seconds:g} s: it may run or have run; attach({call_id!r}) waits "
+                f"{target} is durable, but has no outcome after {seconds:g} s: it may run or have run; "
+                f"attach({call_id!r}) waits "
                 "for its outcome",
                 call_id=call_id,
             )

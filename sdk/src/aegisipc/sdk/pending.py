@@ -18,7 +18,8 @@ from aegisipc.sdk.errors import CallTimeout, CallUnknown
 from aegisipc.sdk.outcomes import error_of_fate, value_of
 
 SEEK_MARGIN_S: Final = 10
-"""How much earlier than the time in its id a call is looked for: ids carry an estimate of the server's clock."""
+"""How much earlier than the time in its id a call is looked for: ids carry an estimate of the server's clock.
+"""
 
 MAX_ACCEPT_DELAY_S: Final = 600
 """How much later than the time in its id a call may have been accepted and still be found by its id."""
@@ -42,7 +43,9 @@ class Pending(Protocol):
         ...
 
     async def settled(self, timeout: float | None = None) -> Any:
-        """Like :meth:`result`, but waits on through a doubt for the final answer; without `timeout`, for as long as it takes."""
+        """Like :meth:`result`, but waits on through a doubt for the final answer; without `timeout`, for as
+        long as it takes.
+        """
         ...
 
 
@@ -67,7 +70,9 @@ async def _once(waiters: list[Any] | None, timeout_s: float | None, *, is_true: 
 class SubmittedCall:
     """A call that this client submitted and still holds in memory."""
 
-    def __init__(self, pending: PendingCall, target: str, codec: TypeCodec[Any] | None, seeker: Seeker) -> None:
+    def __init__(
+        self, pending: PendingCall, target: str, codec: TypeCodec[Any] | None, seeker: Seeker
+    ) -> None:
         self._pending = pending
         self._target = target
         self._codec = codec
@@ -116,7 +121,9 @@ class Seeker:
         self.log = log
         self.subjects = subjects
 
-    async def find(self, call_id: CallId, codec: TypeCodec[Any] | None, timeout_s: float | None) -> AttachedCall:
+    async def find(
+        self, call_id: CallId, codec: TypeCodec[Any] | None, timeout_s: float | None
+    ) -> AttachedCall:
         """Find an accepted call: reads call frames from its id's time on, header by header.
 
         Raises:
@@ -135,9 +142,12 @@ class Seeker:
                     if found is not None:
                         return found
         except TimeoutError:
-            raise CallTimeout(f"cannot find call {shown} within {timeout_s:g} s; try again with more time", call_id=shown) from None
+            raise CallTimeout(
+                f"cannot find call {shown} within {timeout_s:g} s; try again with more time", call_id=shown
+            ) from None
         raise CallUnknown(
-            f"cannot attach to call {shown}: the log holds no such call; it was never accepted, or it is older than the log",
+            f"cannot attach to call {shown}: the log holds no such call; it was never accepted, or it is "
+            "older than the log",
             call_id=shown,
         )
 
@@ -151,7 +161,10 @@ class Seeker:
             if entry.call_id == call_id:
                 deadline_ns = record.timestamp_ns + entry.timeout_ms * 1_000_000
                 pen = self.subjects.of_kind(place.service, place.group, PEN)
-                return AttachedCall(self.log, call_id, f"{place.service}.{entry.method}", pen, record.seq, deadline_ns, codec)
+                target = f"{place.service}.{entry.method}"
+                return AttachedCall(
+                    self.log, call_id, target, pen, seq=record.seq, deadline_ns=deadline_ns, codec=codec
+                )
         return None
 
 
@@ -159,7 +172,15 @@ class AttachedCall:
     """A call found in the log. Its outcome is read from there: no instance needs to be alive for that."""
 
     def __init__(
-        self, log: Log, call_id: CallId, target: str, pen: str, seq: int, deadline_ns: int, codec: TypeCodec[Any] | None
+        self,
+        log: Log,
+        call_id: CallId,
+        target: str,
+        pen: str,
+        *,
+        seq: int,
+        deadline_ns: int,
+        codec: TypeCodec[Any] | None,
     ) -> None:
         self._log = log
         self._raw = call_id
@@ -229,4 +250,6 @@ def _facts_in(record: Record, call_id: CallId) -> list[tuple[Mark, bytes | None]
 
 def _still_open(target: str, call_id: str, timeout_s: float | None) -> CallTimeout:
     waited = "" if timeout_s is None else f" after {timeout_s:g} s"
-    return CallTimeout(f"{target} is durable, but has no outcome{waited}; attach({call_id!r}) waits on", call_id=call_id)
+    return CallTimeout(
+        f"{target} is durable, but has no outcome{waited}; attach({call_id!r}) waits on", call_id=call_id
+    )

@@ -24,14 +24,16 @@ class Service:
         if __name__ == "__main__":
             orders.run(resources=["acc_1"])
 
-    ``max_running`` bounds how many calls one instance runs at once, ``threads`` how many of them may be plain functions, which
-    run in threads.
+    ``max_running`` bounds how many calls one instance runs at once, ``threads`` how many of them may be plain
+    functions, which run in threads.
     """
 
     def __init__(self, name: str, *, max_running: int = 256, threads: int = 16) -> None:
         self.name = check_name(name, "service")
         if max_running < 1 or threads < 1:
-            raise ServiceDefinitionError(f"cannot run service {name!r} with no calls at once: max_running and threads are at least 1")
+            raise ServiceDefinitionError(
+                f"cannot run service {name!r} with no calls at once: max_running and threads are at least 1"
+            )
         self.max_running = max_running
         self.threads = threads
         self.methods: dict[str, Method] = {}
@@ -47,8 +49,9 @@ class Service:
     ) -> F | Callable[[F], F]:
         """Offer a function as a method.
 
-        ``effect`` says what running it twice would do: ``"once"`` (the default: it never starts twice), ``"idempotent"`` or
-        ``"pure"``. The function may be ``async`` or plain; arguments and result are annotated with types Pydantic knows.
+        ``effect`` says what running it twice would do: ``"once"`` (the default: it never starts twice),
+        ``"idempotent"`` or ``"pure"``. The function may be ``async`` or plain; arguments and result are
+        annotated with types Pydantic knows.
 
         Raises:
             ServiceDefinitionError: the signature cannot be offered, or the name is taken.
@@ -64,7 +67,9 @@ class Service:
         def register(target: F) -> F:
             method = Method(target, name=name, effect=known)
             if method.name in self.methods:
-                raise ServiceDefinitionError(f"cannot offer {self.name}.{method.name} twice: give one of them another name")
+                raise ServiceDefinitionError(
+                    f"cannot offer {self.name}.{method.name} twice: give one of them another name"
+                )
             self.methods[method.name] = method
             return target
 
@@ -76,7 +81,9 @@ class Service:
         return {name: method.contract for name, method in self.methods.items()}
 
     async def serve(self, **options: Any) -> None:
-        """Run an instance until it is cancelled or told to stop; see :class:`~aegisipc.sdk.instance.InstanceOptions`."""
+        """Run an instance until it is cancelled or told to stop; see
+        :class:`~aegisipc.sdk.instance.InstanceOptions`.
+        """
         from aegisipc.sdk.instance import InstanceOptions, serve  # noqa: PLC0415 - defining a service needs no network
 
         await serve(self, InstanceOptions(**options))

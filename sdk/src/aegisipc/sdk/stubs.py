@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 class Stub:
     """Calls a service's methods: ``await stub.place(order)``."""
 
-    def __init__(self, client: Client, service: str, returns: dict[str, Any] | None, options: dict[str, Any]) -> None:
+    def __init__(
+        self, client: Client, service: str, returns: dict[str, Any] | None, options: dict[str, Any]
+    ) -> None:
         self._client = client
         self._service = service
         self._returns = returns
@@ -45,14 +47,17 @@ class Stub:
         return f"<stub of {self._service!r}>"
 
 
-def stub_of(client: Client, api: Any, *, name: str | None, resource_id: str | None, timeout: float | None) -> Any:
+def stub_of(
+    client: Client, api: Any, *, name: str | None, resource_id: str | None, timeout: float | None
+) -> Any:
     """Make a stub from a Protocol class or a service's name; see ``Client.service``."""
     service, returns = read_api(api, name)
     return Stub(client, service, returns, {"resource_id": resource_id, "timeout": timeout})
 
 
 def read_api(api: Any, name: str | None, *, may_be_plain: bool = False) -> tuple[str, dict[str, Any] | None]:
-    """Return the service that `api` (a Protocol class, or a name) means, and the results' types by method (``None``: not known).
+    """Return the service that `api` (a Protocol class, or a name) means, and the results' types by method
+    (``None``: not known).
 
     With `may_be_plain`, a protocol's methods may also be declared without ``async``.
 
@@ -62,7 +67,9 @@ def read_api(api: Any, name: str | None, *, may_be_plain: bool = False) -> tuple
     if isinstance(api, str):
         return check_name(name or api, "service"), None
     if not (isinstance(api, type) and typing.is_protocol(api)):
-        raise ServiceDefinitionError(f"cannot make a stub of {api!r}: give a Protocol class or the service's name")
+        raise ServiceDefinitionError(
+            f"cannot make a stub of {api!r}: give a Protocol class or the service's name"
+        )
     service = name or getattr(api, "service_name", None) or _snake(api.__name__)
     return check_name(service, "service"), _returns_of(api, may_be_plain=may_be_plain)
 
@@ -75,11 +82,14 @@ def _returns_of(api: type, *, may_be_plain: bool) -> dict[str, Any]:
             continue
         if not may_be_plain and not inspect.iscoroutinefunction(function):
             raise ServiceDefinitionError(
-                f"cannot make a stub of {api.__name__}: {method}() is not async; a remote call is awaited, so declare it 'async def'"
+                f"cannot make a stub of {api.__name__}: {method}() is not async; a remote call is awaited, "
+                "so declare it 'async def'"
             )
         hints = typing.get_type_hints(function, include_extras=True)
         if Context in hints.values():
-            raise ServiceDefinitionError(f"cannot make a stub of {api.__name__}: {method}() takes a Context, which callers do not give")
+            raise ServiceDefinitionError(
+                f"cannot make a stub of {api.__name__}: {method}() takes a Context, which callers do not give"
+            )
         returns[method] = hints.get("return")
     return returns
 

@@ -38,9 +38,11 @@ def decode_outcomes(payload: bytes) -> list[WireOutcome]:
         MalformedPayload: it is not one.
     """
     try:
-        outcomes: list[WireOutcome] = msgpack.unpackb(payload, max_array_len=MAX_ENTRIES, max_map_len=0, max_ext_len=0)
+        outcomes: list[WireOutcome] = msgpack.unpackb(
+            payload, max_array_len=MAX_ENTRIES, max_map_len=0, max_ext_len=0
+        )
         if type(outcomes) is not list:
-            raise TypeError("not an array")  # noqa: TRY301 - one way out for every bad shape
+            raise TypeError("not an array")
         for call_id, mark, body in outcomes:
             if (
                 type(call_id) is not bytes
@@ -49,7 +51,7 @@ def decode_outcomes(payload: bytes) -> list[WireOutcome]:
                 or mark not in _OUTCOMES
                 or not (body is None or type(body) is bytes)
             ):
-                raise TypeError("not [call id, mark, body]")  # noqa: TRY301 - as above
+                raise TypeError("not [call id, mark, body]")
     except _BAD as error:
         raise MalformedPayload(f"cannot read a reply: {error}") from error
     return outcomes
@@ -68,9 +70,11 @@ def decode_ask(payload: bytes) -> list[CallId]:
         MalformedPayload: it is not one.
     """
     try:
-        call_ids: list[CallId] = msgpack.unpackb(payload, max_array_len=MAX_ASKED, max_map_len=0, max_ext_len=0)
+        call_ids: list[CallId] = msgpack.unpackb(
+            payload, max_array_len=MAX_ASKED, max_map_len=0, max_ext_len=0
+        )
         if type(call_ids) is not list or not all(type(i) is bytes and len(i) == _ID_BYTES for i in call_ids):
-            raise TypeError("not an array of call ids")  # noqa: TRY301 - one way out for every bad shape
+            raise TypeError("not an array of call ids")
     except _BAD as error:
         raise MalformedPayload(f"cannot read a question: {error}") from error
     return call_ids

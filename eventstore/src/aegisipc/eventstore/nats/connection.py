@@ -76,7 +76,7 @@ class Connection:
     ) -> None:
         await self.close()
 
-    # -- state -----------------------------------------------------------------------------------------------
+    # -- state ------------------------------------------------------------------------------------------
 
     @property
     def is_connected(self) -> bool:
@@ -118,7 +118,7 @@ class Connection:
         """Call ``callback`` with each event from now on; the returned function stops that."""
         return self._listeners.add(callback)
 
-    # -- sending ---------------------------------------------------------------------------------------------
+    # -- sending ----------------------------------------------------------------------------------------
 
     async def request(
         self, subject: str, payload: bytes, *, timeout_s: float, headers: Mapping[str, str] | None = None
@@ -189,7 +189,7 @@ class Connection:
     def _shown_urls(self) -> str:
         return ", ".join(endpoint.url for endpoint in self.options.endpoints())
 
-    # -- subscriptions ---------------------------------------------------------------------------------------
+    # -- subscriptions ----------------------------------------------------------------------------------
 
     async def subscribe(
         self,
@@ -262,7 +262,7 @@ class Connection:
             self._in_flight.fail_refused(subject)
         self._listeners.emit(SubjectRefused(operation, subject))
 
-    # -- supervision -----------------------------------------------------------------------------------------
+    # -- supervision ------------------------------------------------------------------------------------
 
     async def _establish(self) -> None:
         """Make one session, with all subscriptions in force on it.
@@ -338,7 +338,7 @@ class Connection:
                     _log.warning("cannot reconnect yet", reason=reason)
                 await asyncio.sleep(self.options.reconnect_wait_s)
 
-    # -- the end ---------------------------------------------------------------------------------------------
+    # -- the end ----------------------------------------------------------------------------------------
 
     async def close(self, timeout_s: float = 2.0) -> None:
         """Close for good; idempotent, and every caller returns when it is done.

@@ -42,7 +42,8 @@ class Message(NamedTuple):
 def parse_headers(block: bytes) -> dict[str, str]:
     """Read a header block: ``NATS/1.0[ status[ description]]``, then a line for each header.
 
-    Lines that are no header are passed over, as nats-py does; values that are not UTF-8 get replacement characters.
+    Lines that are no header are passed over, as nats-py does; values that are not UTF-8 get replacement
+    characters.
     """
     first, *lines = block.split(b"\r\n")
     headers: dict[str, str] = {}

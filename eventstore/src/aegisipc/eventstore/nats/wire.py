@@ -51,7 +51,7 @@ class Wire(Client):
         self._outbox: list[bytes] = []
         self._outbox_bytes = 0
 
-    # -- beginning and end ----------------------------------------------------------------------------------
+    # -- beginning and end ------------------------------------------------------------------------------
 
     async def dial(self, endpoint: Endpoint) -> ServerInfo:
         """Connect and log in.
@@ -118,7 +118,7 @@ class Wire(Client):
         writer = getattr(self._transport, "_io_writer", None)
         return None if writer is None else writer.transport
 
-    # -- writing ---------------------------------------------------------------------------------------------
+    # -- writing ----------------------------------------------------------------------------------------
 
     def send(self, pieces: Iterable[bytes]) -> None:
         """Write at the end of this turn of the loop, after all that was sent before.
@@ -171,7 +171,7 @@ class Wire(Client):
         if not pong.done():
             raise TimeoutError
 
-    # -- subscriptions ---------------------------------------------------------------------------------------
+    # -- subscriptions ----------------------------------------------------------------------------------
 
     def attach(self, subject: str, queue: str, handler: Handler) -> int:
         """Subscribe on this session; returns the number to ``detach`` by. In force after a ``barrier``.
@@ -190,7 +190,7 @@ class Wire(Client):
         if known is not None and self.is_connected:
             self._cork((f"UNSUB {number}\r\n".encode(),))
 
-    # -- what nats-py calls ----------------------------------------------------------------------------------
+    # -- what nats-py calls -----------------------------------------------------------------------------
 
     @override
     async def _process_msg(self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes) -> None:

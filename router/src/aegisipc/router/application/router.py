@@ -1,7 +1,7 @@
 """A running router: the asyncio shell around the domain.
 
-It follows the log and the heartbeats, and while it leads, appends what the domain decides. Each step (load, decide, append) can be
-cut off by a crash: nothing is remembered but what is in the log.
+It follows the log and the heartbeats, and while it leads, appends what the domain decides. Each step (load,
+decide, append) can be cut off by a crash: nothing is remembered but what is in the log.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import secrets
 import time
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, Self
 
 import msgpack
 import structlog
@@ -53,7 +53,9 @@ _UNREACHABLE: Final = (NotConnected, AckUnknown, NoResponders, LogFull, LogFaile
 
 @dataclass(frozen=True, slots=True)
 class RouterOptions:
-    """How to run a router. ``id`` defaults to a made-up one; ``log`` says how the streams are made, if they are missing."""
+    """How to run a router. ``id`` defaults to a made-up one; ``log`` says how the streams are made, if they
+    are missing.
+    """
 
     url: str
     namespace: str
@@ -84,9 +86,9 @@ class Router:
         self._subscriptions: list[Subscription] = []
         self._tasks: list[asyncio.Task[None]] = []
 
-    # -- life -----------------------------------------------------------------------------------------------------------
+    # -- life -------------------------------------------------------------------------------------------
 
-    async def __aenter__(self) -> Router:
+    async def __aenter__(self) -> Self:
         await self.start()
         return self
 
@@ -100,7 +102,9 @@ class Router:
             LogMisconfigured: the stream exists with another configuration.
             NotConnected, BadCredentials, ServerUnsuitable: as the connection found it.
         """
-        self._connection = await Connection.open(ConnectOptions(self.options.url, name=f"aegis:router:{self.me.id}"))
+        self._connection = await Connection.open(
+            ConnectOptions(self.options.url, name=f"aegis:router:{self.me.id}")
+        )
         try:
             await self._replay(self._connection)
         except BaseException:
@@ -130,7 +134,9 @@ class Router:
             await following.caught_up(_CATCH_UP_S)
         self.replay_s = time.monotonic() - began
         self._move(RouterEvent.CAUGHT_UP)
-        _log.info("replayed", router=self.me.id, position=self.state.position, seconds=round(self.replay_s, 3))
+        _log.info(
+            "replayed", router=self.me.id, position=self.state.position, seconds=round(self.replay_s, 3)
+        )
 
     async def stop(self) -> None:
         """Resign if leading, and disconnect."""
@@ -159,7 +165,7 @@ class Router:
     def _move(self, event: RouterEvent) -> None:
         self.phase = ROUTER.require(self.phase, event)
 
-    # -- what comes in --------------------------------------------------------------------------------------------------
+    # -- what comes in ----------------------------------------------------------------------------------
 
     def _on_record(self, record: Record) -> None:
         try:
@@ -173,7 +179,7 @@ class Router:
     def _on_pulse(self, record: Record) -> None:
         self.board.apply(record)
 
-    # -- deciding -------------------------------------------------------------------------------------------------------
+    # -- deciding ---------------------------------------------------------------------------------------
 
     async def _decide_for_ever(self) -> None:
         while self.failure is None:
@@ -181,7 +187,9 @@ class Router:
                 async with asyncio.timeout(_TICK_S):
                     await self._wake.wait()
             self._wake.clear()
-            self.failure = self.failure or next((f.failure for f in self._following if f.failure is not None), None)
+            self.failure = self.failure or next(
+                (f.failure for f in self._following if f.failure is not None), None
+            )
             if self.failure is None:
                 await self._decide_once()
 
@@ -190,7 +198,11 @@ class Router:
         leading = leads(self.state, self.me)
         if leading != (self.phase is RouterPhase.LEADING):
             self._move(RouterEvent.TOOK_LEAD if leading else RouterEvent.LOST_LEAD)
-            _log.info("leading" if leading else "following", router=self.me.id, term=self.state.topology.leadership.term)
+            _log.info(
+                "leading" if leading else "following",
+                router=self.me.id,
+                term=self.state.topology.leadership.term,
+            )
         if leading:
             decisions = decide(self.state, self.board, self.me, policy, self.subjects)
         else:
@@ -223,12 +235,16 @@ class Router:
         _log.info("decided", type=decision.event.type, subject=decision.subject, seq=appended.seq)
         return appended.seq
 
-    # -- what goes out --------------------------------------------------------------------------------------------------
+    # -- what goes out ----------------------------------------------------------------------------------
 
     async def _pulse(self) -> None:
         subject = self.subjects.pulse("router", self.me.id)
         while True:
-            report = {"incarnation": self.me.incarnation, "position": self.state.position, "phase": str(self.phase)}
+            report = {
+                "incarnation": self.me.incarnation,
+                "position": self.state.position,
+                "phase": str(self.phase),
+            }
             if self._connection is not None:
                 with suppress(AegisError):
                     self._connection.publish_nowait(subject, msgpack.packb(report))
@@ -251,7 +267,10 @@ class Router:
             "refused": self.refused,
             "open_calls": {f"{s}/{g}": len(calls.open) for (s, g), calls in sorted(self.state.calls.items())},
             "pulses": {
-                "/".join(key): {"age_ms": max(0, self.board.now_ns - p.at_ns) // 1_000_000, **_shown(p.report)}
+                "/".join(key): {
+                    "age_ms": max(0, self.board.now_ns - p.at_ns) // 1_000_000,
+                    **_shown(p.report),
+                }
                 for key, p in sorted(self.board.instances.items())
             },
         }

@@ -89,7 +89,7 @@ class Development:
                 each.cancel()
             await asyncio.gather(task, stopped, return_exceptions=True)
 
-    # -- starting ------------------------------------------------------------------------------------------
+    # -- starting ---------------------------------------------------------------------------------------
 
     async def _start_server(self) -> None:
         try:
@@ -143,7 +143,7 @@ class Development:
             return "\n".join(f"  {line}" for line in text.splitlines()[-_TAIL_LINES:])
         return "  (cannot be read)"
 
-    # -- running -------------------------------------------------------------------------------------------
+    # -- running ----------------------------------------------------------------------------------------
 
     def _announce(self, router: ChildProcess) -> None:
         server = self._server
@@ -203,7 +203,7 @@ class Development:
         while child.is_running:  # noqa: ASYNC110 - a child's end is noticed in another thread
             await asyncio.sleep(_POLL_S * 5)
 
-    # -- stopping ------------------------------------------------------------------------------------------
+    # -- stopping ---------------------------------------------------------------------------------------
 
     async def _stop(self) -> None:
         """The router first: it resigns, which needs the server."""

@@ -116,7 +116,7 @@ def _pulse(instance: InstanceView, record: Record | None, now_ns: int) -> Pulse 
     return Pulse(max(0, now_ns - record.timestamp_ns) / 1e9, told)
 
 
-# -- for programs ----------------------------------------------------------------------------------------
+# -- for programs ---------------------------------------------------------------------------------------
 
 
 def _plain(status: Status, subjects: Subjects) -> dict[str, Any]:
@@ -140,7 +140,7 @@ def _plain(status: Status, subjects: Subjects) -> dict[str, Any]:
     }
 
 
-# -- for people ------------------------------------------------------------------------------------------
+# -- for people -----------------------------------------------------------------------------------------
 
 
 def _text(status: Status, subjects: Subjects, *, everything: bool) -> str:

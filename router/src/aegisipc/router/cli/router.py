@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from argparse import ArgumentParser, Namespace
 
 from aegisipc.eventstore.cli import Verb, add_connection_options, add_json_option, add_wait_option
@@ -16,20 +15,6 @@ def configure(parser: ArgumentParser) -> None:
     )
     parser.add_argument(
         "--max-bytes", type=int, default=0, metavar="N", help="size limit of the log (default: 0, none)"
-    )
-    parser.add_argument(
-        "--max-age",
-        type=float,
-        default=0,
-        metavar="SECONDS",
-        help="keep records for so long (default: 0, ever)",
-    )
-    parser.add_argument(
-        "--system-url",
-        default=os.environ.get("AEGIS_SYSTEM_URL"),
-        metavar="URL",
-        help="the server with credentials of its system account, which hears of lost connections at once "
-        "(default: $AEGIS_SYSTEM_URL)",
     )
     add_policy_options(parser)
     add_json_option(parser)
@@ -65,8 +50,8 @@ def check_policy(args: Namespace) -> None:
 def run(args: Namespace) -> int:
     """Run the router until SIGTERM or SIGINT."""
     check_policy(args)
-    if args.replicas < 1 or args.max_bytes < 0 or args.max_age < 0:
-        args.usage_error("--replicas is at least 1; --max-bytes and --max-age are 0 or more")
+    if args.replicas < 1 or args.max_bytes < 0:
+        args.usage_error("--replicas is at least 1; --max-bytes is 0 or more")
 
     from aegisipc.eventstore.cli.running import run_async  # noqa: PLC0415 - see eventstore.cli
     from aegisipc.router.cli.routing import route  # noqa: PLC0415 - heavy
@@ -82,12 +67,12 @@ VERB = Verb(
     description="""\
 Run a router until SIGTERM or Ctrl-C.
 
-It makes the namespace's log where there is none (with --replicas, --max-bytes and --max-age), reads it, and
-prints a line that starts with 'ready' once it follows. One of the routers of a namespace leads; the others
-take over when it is gone. Calls do not pass through a router: without any, calls go on, but nobody is
+It makes the namespace's log where there is none (with --replicas and --max-bytes), reads it, and prints a
+line that starts with 'ready' once it follows. One of the routers of a namespace leads; the others take over
+when it is gone. Calls do not pass through a router: without any, calls go on, but nobody is
 promoted.""",
     examples="""\
 aegis router --url nats://127.0.0.1:4222
-aegis router --name router-1 --replicas 3 --max-age 604800""",
+aegis router --name router-1 --replicas 3 --max-bytes 4294967296""",
     serves=True,
 )

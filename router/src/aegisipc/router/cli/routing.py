@@ -26,11 +26,9 @@ async def route(args: Namespace) -> int:
         args.url,
         args.namespace,
         id=args.name,
-        log=LogOptions(replicas=args.replicas, max_bytes=args.max_bytes, max_age_s=args.max_age),
+        log=LogOptions(replicas=args.replicas, max_bytes=args.max_bytes),
         policy=Policy(suspect_after_ms=args.suspect_after_ms, lost_after_ms=args.lost_after_ms),
     )
-    if args.system_url:
-        say("--system-url is not used yet: failures are noticed by missing heartbeats alone")
     stopping = asyncio.Event()
     starting = asyncio.get_running_loop().create_task(patiently(lambda: _started(options), args.wait))
 

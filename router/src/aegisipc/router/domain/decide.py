@@ -1,7 +1,8 @@
 """What a leading router decides, as a function of what it believes.
 
-Every decision is one event for one subject, to be appended only if that subject has not moved since (compare-and-set). So at most
-one of several routers can decide a thing, and a decision on stale belief is refused by the server.
+Every decision is one event for one subject, to be appended only if that subject has not moved since
+(compare-and-set). So at most one of several routers can decide a thing, and a decision on stale belief is
+refused by the server.
 """
 
 from __future__ import annotations
@@ -89,7 +90,7 @@ def decide(
     return decisions
 
 
-# -- instances ----------------------------------------------------------------------------------------------------------
+# -- instances ------------------------------------------------------------------------------------------
 
 
 def _watch(
@@ -104,7 +105,8 @@ def _watch(
 ) -> ev.Event | None:
     """The first thing to say about the group's instances.
 
-    One admission per service at a time (`may_admit`): the next one has to be judged by the contract and the resources of the first.
+    One admission per service at a time (`may_admit`): the next one has to be judged by the contract and the
+    resources of the first.
     """
     for instance in sorted(group.instances.values(), key=lambda i: i.registered_seq):
         if not instance.is_live:
@@ -122,12 +124,16 @@ def _watch(
 def _judge(
     state: RouterState, service: ServiceView, group: GroupView, instance: InstanceView, me: RouterIdentity
 ) -> ev.Event:
-    error = _mode_conflict(group, instance) or _contract_conflict(service, instance) or _resource_conflict(
-        state, service, group, instance
+    error = (
+        _mode_conflict(group, instance)
+        or _contract_conflict(service, instance)
+        or _resource_conflict(state, service, group, instance)
     )
     if error is None:
         return ev.InstanceAdmitted(instance=instance.id, incarnation=instance.incarnation, decided_by=me.id)
-    return ev.InstanceRefused(instance=instance.id, incarnation=instance.incarnation, error=error, decided_by=me.id)
+    return ev.InstanceRefused(
+        instance=instance.id, incarnation=instance.incarnation, error=error, decided_by=me.id
+    )
 
 
 def _mode_conflict(group: GroupView, instance: InstanceView) -> ev.ErrorInfo | None:
@@ -136,8 +142,8 @@ def _mode_conflict(group: GroupView, instance: InstanceView) -> ev.ErrorInfo | N
         return None
     return ev.ErrorInfo(
         code="invalid_registration",
-        message=f"cannot admit {instance.id!r} to {group.service}/{group.name}: it registered as {mode!r} with "
-        f"{len(instance.registration.resources)} resources; owned groups have resources and pools have none",
+        message=f"cannot admit {instance.id!r} to {group.service}/{group.name}: it registered as {mode!r} "
+        f"with {len(instance.registration.resources)} resources; owned groups have some, pools have none",
     )
 
 
@@ -150,8 +156,9 @@ def _contract_conflict(service: ServiceView, instance: InstanceView) -> ev.Error
         return None
     return ev.ErrorInfo(
         code="contract_conflict",
-        message=f"cannot admit {instance.id!r}: its methods differ from those that service {service.name!r} offers "
-        f"({'; '.join(differences)}); stop {', '.join(sorted(live)[:5])} first, or give the service another name",
+        message=f"cannot admit {instance.id!r}: its methods differ from those that service {service.name!r} "
+        f"offers ({'; '.join(differences)}); stop {', '.join(sorted(live)[:5])} first, or give the service "
+        "another name",
         details={"service": service.name, "differences": differences},
     )
 
@@ -163,7 +170,11 @@ def contract_differences(has: ev.Contract, offers: ev.Contract) -> list[str]:
     for name in sorted(has.keys() & offers.keys()):
         old, new = has[name], offers[name]
         if (old.arguments, old.returns) != (new.arguments, new.returns):
-            differences.append(f"{old.signature} became {new.signature}" if old.signature != new.signature else f"the types in {old.signature} changed")
+            differences.append(
+                f"{old.signature} became {new.signature}"
+                if old.signature != new.signature
+                else f"the types in {old.signature} changed"
+            )
         elif old.effect is not new.effect:
             differences.append(f"{name}() is {new.effect}, not {old.effect}")
     return differences
@@ -180,11 +191,13 @@ def _resource_conflict(
         open_calls = state.open_calls(service.name, holder)
         if not members and not open_calls:
             continue  # nobody serves it there and nothing waits for it: it may move
-        why = f"its instances are {', '.join(members)}" if members else f"{open_calls} calls wait for it there"
+        why = (
+            f"its instances are {', '.join(members)}" if members else f"{open_calls} calls wait for it there"
+        )
         return ev.ErrorInfo(
             code="resource_conflict",
-            message=f"cannot admit {instance.id!r} to {service.name}/{group.name}: resource {resource!r} belongs to group "
-            f"{holder!r} ({why}); join that group, or leave the resource out",
+            message=f"cannot admit {instance.id!r} to {service.name}/{group.name}: resource {resource!r} "
+            f"belongs to group {holder!r} ({why}); join that group, or leave the resource out",
             details={"resource": resource, "group": holder, "requested_by": group.name},
         )
     return None
@@ -196,22 +209,29 @@ def _judge_silence(
     pulse = board.instances.get((group.service, group.name, instance.id))
     suspected = instance.state in SUSPECTED
     heard = pulse is not None and pulse.incarnation == instance.incarnation
-    # Who was never heard of is given time from its latest record on; but being suspected is such a record, and no sign of life.
+    # Who was never heard of is given time from its latest record on; but being suspected is such a record,
+    # and no sign of life.
     known_since_ns = 0 if heard or suspected else instance.since_ns
     silence_ms = board.silence_ms(pulse, instance.incarnation, known_since_ns)
-    about: dict[str, Any] = {"instance": instance.id, "incarnation": instance.incarnation, "decided_by": me.id}
+    about: dict[str, Any] = {
+        "instance": instance.id,
+        "incarnation": instance.incarnation,
+        "decided_by": me.id,
+    }
     last_pulse_ns = pulse.at_ns if pulse is not None and heard else 0
     if silence_ms <= policy.suspect_after_ms:
         return ev.InstanceRecovered(**about) if suspected else None
     if not suspected:
         return ev.InstanceSuspected(**about, last_pulse_ns=last_pulse_ns, silence_ms=silence_ms)
     doubted_ms = (board.now_ns - instance.since_ns) // 1_000_000
-    if silence_ms > policy.lost_after_ms and (heard or doubted_ms > policy.lost_after_ms - policy.suspect_after_ms):
+    if silence_ms > policy.lost_after_ms and (
+        heard or doubted_ms > policy.lost_after_ms - policy.suspect_after_ms
+    ):
         return ev.InstanceLost(**about, last_pulse_ns=last_pulse_ns, silence_ms=silence_ms)
     return None
 
 
-# -- the pen ------------------------------------------------------------------------------------------------------------
+# -- the pen --------------------------------------------------------------------------------------------
 
 
 def _fence(group: GroupView, me: RouterIdentity) -> ev.Event | None:

@@ -1,7 +1,8 @@
 """The fold of the heartbeat stream: who was last heard of, and when.
 
-Its clock is the stream itself: "now" is the server's timestamp of the newest pulse, and a router's own pulses keep it going. So a
-router that was cut off, frozen or slow judges nobody by its own troubles: time stood still for it, too.
+Its clock is the stream itself: "now" is the server's timestamp of the newest pulse, and a router's own pulses
+keep it going. So a router that was cut off, frozen or slow judges nobody by its own troubles: time stood
+still for it, too.
 """
 
 from __future__ import annotations
@@ -44,7 +45,8 @@ class PulseBoard:
     def apply(self, record: Record) -> None:
         """Fold one pulse."""
         if record.timestamp_ns - self.now_ns > self._gap_ns:
-            # Nobody at all was heard for a while: the server or our link was away. Everybody gets a fresh start.
+            # Nobody at all was heard for a while: the server or our link was away. Everybody gets a fresh
+            # start.
             self.floor_ns = record.timestamp_ns
         self.now_ns = max(self.now_ns, record.timestamp_ns)
         try:
@@ -59,7 +61,9 @@ class PulseBoard:
             self.unreadable += 1
 
     def silence_ms(self, pulse: Pulse | None, incarnation: str, known_since_ns: int) -> int:
-        """Return for how long that incarnation has been silent, counted from its registration at the earliest."""
+        """Return for how long that incarnation has been silent, counted from its registration at the
+        earliest.
+        """
         heard_ns = pulse.at_ns if pulse is not None and pulse.incarnation == incarnation else 0
         return max(0, self.now_ns - max(heard_ns, known_since_ns, self.floor_ns)) // 1_000_000
 

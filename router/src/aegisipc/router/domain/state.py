@@ -57,5 +57,8 @@ class RouterState:
         return {
             "position": self.position,
             "topology": self.topology.to_plain() | {"position": self.position},
-            "calls": {f"{service}/{group}": calls.to_plain() for (service, group), calls in sorted(self.calls.items())},
+            "calls": {
+                f"{service}/{group}": calls.to_plain()
+                for (service, group), calls in sorted(self.calls.items())
+            },
         }

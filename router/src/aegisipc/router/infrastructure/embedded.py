@@ -87,7 +87,7 @@ class EmbeddedServer:
         self._system_password = ""
         self._child: ChildProcess | None = None
 
-    # -- what and where it is --------------------------------------------------------------------------------
+    # -- what and where it is ---------------------------------------------------------------------------
 
     @property
     def is_running(self) -> bool:
@@ -126,7 +126,7 @@ class EmbeddedServer:
         user, password = (quote(part, safe="") for part in credentials)
         return f"nats://{user}:{password}@{host}:{self._port}"
 
-    # -- life -----------------------------------------------------------------------------------------------
+    # -- life -------------------------------------------------------------------------------------------
 
     async def start(self, timeout_s: float = 10.0, *, wait_healthy: bool = True) -> None:
         """Start the server and wait until it serves clients and, by default, until JetStream is ready.
@@ -184,7 +184,7 @@ class EmbeddedServer:
     ) -> None:
         await self.stop()
 
-    # -- what it says ---------------------------------------------------------------------------------------
+    # -- what it says -----------------------------------------------------------------------------------
 
     async def wait_healthy(self, timeout_s: float = 10.0) -> None:
         """Wait until ``/healthz`` is fine: clients are served, JetStream has recovered and, in a cluster,
@@ -226,7 +226,7 @@ class EmbeddedServer:
         status = head.split(b" ", 2)[1:2]
         return (int(status[0]) if status else 0), body.decode("utf-8", "replace")
 
-    # -- starting -------------------------------------------------------------------------------------------
+    # -- starting ---------------------------------------------------------------------------------------
 
     async def _launch_on_free_ports(self, binary: Path, deadline: float) -> None:
         """Launch; choose again when another program took a port between our look and the server's bind."""

@@ -1,7 +1,9 @@
-"""The core of a client: which calls are open, what goes into the next frame, what became of them, what to ask again.
+"""The core of a client: which calls are open, what goes into the next frame, what became of them, what to ask
+again.
 
-A client has one *lane* per group it calls; each lane has at most one frame in flight, so calls enter the log in the order in which
-they were made. A call is open from its submission until its outcome arrives or its caller's time is up.
+A client has one *lane* per group it calls; each lane has at most one frame in flight, so calls enter the log
+in the order in which they were made. A call is open from its submission until its outcome arrives or its
+caller's time is up.
 """
 
 from __future__ import annotations
@@ -19,7 +21,9 @@ from aegisipc.eventstore.subjects import Subjects
 
 NEVER_NS: Final = 1 << 62
 GRACE_NS: Final = 100_000_000
-"""How long a caller waits past the deadline for the word that its call expired (server's clock, one trip, one fsync)."""
+"""How long a caller waits past the deadline for the word that its call expired (server's clock, one trip, one
+fsync).
+"""
 
 ASK_AFTER_NS: Final = 250_000_000
 """How long an accepted call may be silent before its group is asked (doubling each time)."""
@@ -28,7 +32,9 @@ _tuple: Final[Callable[..., Any]] = tuple.__new__
 """Makes a NamedTuple three times as fast as calling its class: one is made per call."""
 
 _ENTRY_BYTES: Final = 128
-"""Most that a call takes in a frame beside its arguments and its resource: id, method, timeout, and what holds them together."""
+"""Most that a call takes in a frame beside its arguments and its resource: id, method, timeout, and what
+holds them together.
+"""
 
 
 class Fate(Enum):
@@ -45,7 +51,9 @@ class Fate(Enum):
 
 
 class PendingCall:
-    """One call from submission to outcome. Times are local monotonic nanoseconds; the waiters belong to the shell."""
+    """One call from submission to outcome. Times are local monotonic nanoseconds; the waiters belong to the
+    shell.
+    """
 
     __slots__ = (
         "accept_waiters",
@@ -67,8 +75,15 @@ class PendingCall:
         "timeout_ms",
     )
 
-    def __init__(
-        self, call_id: CallId, lane: Lane, method: str, body: bytes, timeout_ms: int, resource: str | None, deadline_ns: int
+    def __init__(  # noqa: PLR0917 - made once per call: keyword arguments would cost more than the lookup
+        self,
+        call_id: CallId,
+        lane: Lane,
+        method: str,
+        body: bytes,
+        timeout_ms: int,
+        resource: str | None,
+        deadline_ns: int,
     ) -> None:
         self.call_id = call_id
         self.lane = lane
@@ -95,7 +110,9 @@ class PendingCall:
 
 
 class Lane:
-    """The calls of this client to one group. ``spread``: over how many instances a pool's calls are to be split."""
+    """The calls of this client to one group. ``spread``: over how many instances a pool's calls are to be
+    split.
+    """
 
     __slots__ = (
         "driver",
@@ -141,7 +158,9 @@ class Tick(NamedTuple):
 class Caller:
     """State of one client session."""
 
-    def __init__(self, client: str, session: int, subjects: Subjects, *, max_open: int, max_frame_bytes: int) -> None:
+    def __init__(
+        self, client: str, session: int, subjects: Subjects, *, max_open: int, max_frame_bytes: int
+    ) -> None:
         self.client = client
         self.open: dict[CallId, PendingCall] = {}
         self.lanes: dict[tuple[str, str], Lane] = {}
@@ -162,7 +181,15 @@ class Caller:
         return found
 
     def submit(
-        self, lane: Lane, method: str, body: bytes, timeout_ms: int, resource: str | None, *, now_ns: int, server_ms: int
+        self,
+        lane: Lane,
+        method: str,
+        body: bytes,
+        timeout_ms: int,
+        resource: str | None,
+        *,
+        now_ns: int,
+        server_ms: int,
     ) -> PendingCall:
         """Take a call in; it goes out with the lane's next frame.
 
@@ -179,7 +206,8 @@ class Caller:
         size = len(body) + _ENTRY_BYTES + len(resource or "") * 4
         if size > self._max_frame_bytes:
             raise PayloadTooLarge(
-                f"cannot send arguments of {len(body)} bytes: the limit is {self._max_frame_bytes - _ENTRY_BYTES}; "
+                f"cannot send arguments of {len(body)} bytes: the limit is "
+                f"{self._max_frame_bytes - _ENTRY_BYTES}; "
                 "send less, or raise max_payload on the server",
                 size_bytes=len(body),
                 limit_bytes=self._max_frame_bytes - _ENTRY_BYTES,
@@ -190,8 +218,7 @@ class Caller:
         call.size_bytes = size
         self.open[call.call_id] = call
         lane.queue.append(call)
-        if deadline_ns < self._next_deadline_ns:
-            self._next_deadline_ns = deadline_ns
+        self._next_deadline_ns = min(self._next_deadline_ns, deadline_ns)
         return call
 
     def next_frame(self, lane: Lane) -> CallsOut | None:
@@ -212,8 +239,7 @@ class Caller:
             queue.popleft()
             call.sent = True
             calls.append(call)
-            if call.deadline_ns > give_up_ns:
-                give_up_ns = call.deadline_ns
+            give_up_ns = max(give_up_ns, call.deadline_ns)
         if not calls:
             return None
         lane.number += 1
@@ -221,7 +247,10 @@ class Caller:
             self._session,
             lane.number,
             lane.epoch,
-            [_tuple(CallEntry, (call.call_id, call.method, call.timeout_ms, call.resource)) for call in calls],
+            [
+                _tuple(CallEntry, (call.call_id, call.method, call.timeout_ms, call.resource))
+                for call in calls
+            ],
             [call.body for call in calls],
         )
         record_id = f"{self._session:x}.{lane.service}.{lane.group}.{lane.number}"
@@ -234,8 +263,7 @@ class Caller:
             call.seq = seq
             call.ask_at_ns = ask_at_ns
             call.body = b""
-        if ask_at_ns < self._next_ask_ns:
-            self._next_ask_ns = ask_at_ns
+        self._next_ask_ns = min(self._next_ask_ns, ask_at_ns)
 
     def on_gave_up(self, frame: CallsOut, error: Exception, *, maybe_stored: bool) -> list[PendingCall]:
         """The frame was not acknowledged in time, or was refused. Returns the calls that are over by that."""
@@ -259,7 +287,7 @@ class Caller:
 
     def on_lane_failed(self, lane: Lane, error: BaseException) -> list[PendingCall]:
         """A lane broke by a fault of ours: what was not accepted there is over, and nobody knows its fate."""
-        broken = [call for call in self.open.values() if call.lane is lane and not call.accepted_ns]
+        broken = [call for call in self.open.values() if call.lane is lane and not call.seq]
         lane.queue.clear()
         cause = error if isinstance(error, Exception) else None
         return [self._end(call, Fate.UNKNOWN, cause) for call in broken]

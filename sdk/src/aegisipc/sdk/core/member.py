@@ -1,8 +1,10 @@
-"""The core of one member of an owned group: it follows the group's log, and runs the calls while it holds the pen.
+"""The core of one member of an owned group: it follows the group's log, and runs the calls while it holds the
+pen.
 
-Order of things for one call: it becomes open when its frame is folded; it waits until the call before it on the same resource is
-done and a slot is free; a ``once`` method is claimed in the log before it starts; its outcome is written; when that is durable, the
-caller gets its reply. Everything a member writes travels in one fenced frame at a time.
+Order of things for one call: it becomes open when its frame is folded; it waits until the call before it on
+the same resource is done and a slot is free; a ``once`` method is claimed in the log before it starts; its
+outcome is written; when that is durable, the caller gets its reply. Everything a member writes travels in one
+fenced frame at a time.
 """
 
 from __future__ import annotations
@@ -29,7 +31,20 @@ MAY_HAVE_STARTED: Final = encode(
         message="its deadline passed before it had an outcome; an instance that is gone may have begun it",
     )
 )
-"""Body of an ``EXPIRED`` fact for an idempotent or pure call whose start nobody can exclude: starts of such are not logged."""
+"""Body of an ``EXPIRED`` fact for an idempotent or pure call whose start nobody can exclude: starts of such
+are not logged.
+"""
+
+CLAIMED_TOO_LATE_CODE: Final = "claimed_too_late"
+CLAIMED_TOO_LATE: Final = encode(
+    ErrorInfo(
+        code=CLAIMED_TOO_LATE_CODE,
+        message="its deadline passed while its claim was being written; it was not started",
+    )
+)
+"""Body of the ``FAILED`` fact of a ``once`` call whose claim became durable only after its deadline: whoever
+claimed it knows that it never started, and callers are told that it expired. (``EXPIRED`` itself does not count
+after a claim.)"""
 
 _tuple: Final[Callable[..., Any]] = tuple.__new__
 """Makes a NamedTuple three times as fast as calling its class: several are made per call."""
@@ -73,8 +88,9 @@ class Start(NamedTuple):
 class GroupMember:
     """State of one member. Times are nanoseconds on the server's clock.
 
-    Feed it with :meth:`on_record`, :meth:`on_finished`, :meth:`on_tick` and the fate of its frames; after each, do what
-    :meth:`take_starts` and :meth:`next_frame` give, and call :meth:`replies` for a frame that was acknowledged.
+    Feed it with :meth:`on_record`, :meth:`on_finished`, :meth:`on_tick` and the fate of its frames; after
+    each, do what :meth:`take_starts` and :meth:`next_frame` give, and call :meth:`replies` for a frame that
+    was acknowledged.
     """
 
     def __init__(
@@ -110,7 +126,7 @@ class GroupMember:
         self._starts: list[Start] = []
         self._next_deadline_ns = NEVER_NS
 
-    # -- what it knows --------------------------------------------------------------------------------------------------
+    # -- what it knows ----------------------------------------------------------------------------------
 
     @property
     def group(self) -> GroupView | None:
@@ -139,7 +155,7 @@ class GroupMember:
         """Nothing runs, and everything written is in the log."""
         return self.running == 0 and not self._facts and self._in_flight is None
 
-    # -- what happens ---------------------------------------------------------------------------------------------------
+    # -- what happens -----------------------------------------------------------------------------------
 
     def on_record(self, record: Record, now_ns: int) -> None:
         """Fold the next record of the group's log."""
@@ -149,7 +165,9 @@ class GroupMember:
             self._follow_role(now_ns)
             return
         written = self._last_written
-        is_own = written is not None and record.payload == written.payload  # no need to decode what was just encoded
+        is_own = (
+            written is not None and record.payload == written.payload
+        )  # no need to decode what was just encoded
         folded = self.calls.apply(record, place, written.frame if is_own and written is not None else None)
         if self.is_active and folded.opened:
             for call in folded.opened:
@@ -157,7 +175,9 @@ class GroupMember:
             self._pump(now_ns)
 
     def on_finished(self, start: Start, mark: Mark, body: bytes | None, now_ns: int) -> bool:
-        """Take the outcome of a call that ran. Returns ``False`` when it comes too late: the pen is someone else's now."""
+        """Take the outcome of a call that ran. Returns ``False`` when it comes too late: the pen is someone
+        else's now.
+        """
         if not self.is_active or start.epoch != self.epoch:
             return False
         self.running -= 1
@@ -181,7 +201,7 @@ class GroupMember:
         """Start nothing more; what runs goes on to its outcome."""
         self.is_draining = True
 
-    # -- what to do -----------------------------------------------------------------------------------------------------
+    # -- what to do -------------------------------------------------------------------------------------
 
     def take_starts(self, most: int = MAX_ENTRIES) -> list[Start]:
         """Return up to `most` of the calls to run now; each is given once."""
@@ -190,7 +210,9 @@ class GroupMember:
         return starts
 
     def next_frame(self) -> Written | None:
-        """Return what to write next, or ``None``. Only one frame may be in flight: tell its fate before asking again."""
+        """Return what to write next, or ``None``. Only one frame may be in flight: tell its fate before
+        asking again.
+        """
         if not self.is_active or not self._facts or self._in_flight is not None:
             return None
         facts: list[Fact] = []
@@ -223,14 +245,23 @@ class GroupMember:
         if not self.is_active or written.frame.epoch != self.epoch:
             return
         for fact in written.facts:
-            if fact.mark is Mark.CLAIMED:
+            if fact.mark is not Mark.CLAIMED:
+                continue
+            if fact.call.deadline_ns > now_ns:
                 self._starts.append(Start(fact.call, self.epoch))
+            else:
+                self.running -= 1
+                self._facts.append(Fact(Mark.FAILED, fact.call, CLAIMED_TOO_LATE))
+                self._release(fact.call.resource)
         self._pump(now_ns)
 
-    def on_refused(self, written: Written, fence_seq: int, latest: Event | UnknownEvent | None) -> Written | None:
+    def on_refused(
+        self, written: Written, fence_seq: int, latest: Event | UnknownEvent | None
+    ) -> Written | None:
         """The fence refused the frame: `latest` is the event on the fence subject now, at `fence_seq`.
 
-        Returns the frame with the new fence if the pen is still ours, else drops it, and steps down if that frame was of this epoch.
+        Returns the frame with the new fence if the pen is still ours, else drops it, and steps down if that
+        frame was of this epoch.
         """
         if (
             self.is_active
@@ -242,12 +273,16 @@ class GroupMember:
             self._in_flight = written._replace(expect=self._fence())
             return self._in_flight
         self._in_flight = None
-        if written.frame.epoch == self.epoch:  # else the frame is of an earlier epoch of ours: only the frame is lost
+        if (
+            written.frame.epoch == self.epoch
+        ):  # else the frame is of an earlier epoch of ours: only the frame is lost
             self._step_down()
         return None
 
     def on_lost_frame(self) -> None:
-        """The frame cannot be written at all: give the pen up rather than go on with a hole in what was promised."""
+        """The frame cannot be written at all: give the pen up rather than go on with a hole in what was
+        promised.
+        """
         self._in_flight = None
         self._step_down()
 
@@ -266,13 +301,15 @@ class GroupMember:
         found: list[Outcome | None] = [outcomes.get(call_id) if outcomes else None for call_id in call_ids]
         return [(o.call_id, int(o.mark), o.body) for o in found if o is not None]
 
-    # -- roles ----------------------------------------------------------------------------------------------------------
+    # -- roles ------------------------------------------------------------------------------------------
 
     def _fence(self) -> Expect:
         return Expect(self._fence_seq, self._subjects.fence(self.identity.service, self.identity.group))
 
     def _holds(self, group: GroupView) -> bool:
-        return group.holder == self.identity.instance and group.holder_incarnation == self.identity.incarnation
+        return (
+            group.holder == self.identity.instance and group.holder_incarnation == self.identity.incarnation
+        )
 
     def _follow_role(self, now_ns: int) -> None:
         group = self.group
@@ -314,12 +351,11 @@ class GroupMember:
         self._in_flight = None
         self._next_deadline_ns = NEVER_NS
 
-    # -- order ----------------------------------------------------------------------------------------------------------
+    # -- order ------------------------------------------------------------------------------------------
 
     def _schedule(self, call: OpenCall) -> None:
         self._waiting[call.call_id] = call
-        if call.deadline_ns < self._next_deadline_ns:
-            self._next_deadline_ns = call.deadline_ns
+        self._next_deadline_ns = min(self._next_deadline_ns, call.deadline_ns)
         resource = call.resource
         if resource is None:
             self._ready.append(call)

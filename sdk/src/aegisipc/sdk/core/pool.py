@@ -1,8 +1,9 @@
 """The core of one worker of a pool: it takes frames it is handed, runs their calls, and writes the outcomes.
 
-Many workers may write here, and a frame may be handed out twice, so the log decides: the first conclusion of a call counts, the
-first claim of a ``once`` call counts. A worker replies, or starts what it claimed, only after it has seen its own record come back as
-the first on the log it follows. A frame is acknowledged when every call in it has a durable conclusion.
+Many workers may write here, and a frame may be handed out twice, so the log decides: the first conclusion of
+a call counts, the first claim of a ``once`` call counts. A worker replies, or starts what it claimed, only
+after it has seen its own record come back as the first on the log it follows. A frame is acknowledged when
+every call in it has a durable conclusion.
 """
 
 from __future__ import annotations
@@ -14,15 +15,25 @@ from typing import Final, NamedTuple
 from aegisipc.eventstore.calls import OpenCall, Sessions, counts
 from aegisipc.eventstore.errors import MalformedPayload
 from aegisipc.eventstore.events import Effect
-from aegisipc.eventstore.frames import MAX_ENTRIES, CallFrame, Mark, PenEntry, PenFrame, decode_pen, encode_pen
+from aegisipc.eventstore.frames import (
+    MAX_ENTRIES,
+    CallFrame,
+    Mark,
+    PenEntry,
+    PenFrame,
+    decode_pen,
+    encode_pen,
+)
 from aegisipc.eventstore.ids import CallId
 from aegisipc.eventstore.log import Record
 from aegisipc.eventstore.subjects import HA, PEN, Place, Subjects
 from aegisipc.eventstore.topology import InstanceView, Topology
-from aegisipc.sdk.core.member import MAY_HAVE_STARTED, Fact, Identity, Start
+from aegisipc.sdk.core.member import CLAIMED_TOO_LATE, MAY_HAVE_STARTED, Fact, Identity, Start
 
 MAX_SEEN: Final = 200_000
-"""Calls whose latest known fact is remembered; older ones are looked up in the log when they are handed out again."""
+"""Calls whose latest known fact is remembered; older ones are looked up in the log when they are handed out
+again.
+"""
 
 
 class Known(NamedTuple):
@@ -89,7 +100,7 @@ class PoolWorker:
         self._replies: list[tuple[str, tuple[CallId, int, bytes | None]]] = []
         self._acks: list[str] = []
 
-    # -- what it knows --------------------------------------------------------------------------------------------------
+    # -- what it knows ----------------------------------------------------------------------------------
 
     @property
     def me(self) -> InstanceView | None:
@@ -115,7 +126,7 @@ class PoolWorker:
             return 0
         return 2 if load < self._max_running // 2 else 1
 
-    # -- what happens ---------------------------------------------------------------------------------------------------
+    # -- what happens -----------------------------------------------------------------------------------
 
     def on_record(self, record: Record, now_ns: int) -> None:
         """Fold a record of the pool's log: its instances, and what was claimed and concluded."""
@@ -124,7 +135,7 @@ class PoolWorker:
             self.topology.apply(record, place)
             self._doubt_orphans()
         elif place.kind == PEN:
-            self._on_pen(record, place)
+            self._on_pen(record, place, now_ns)
             self._pump(now_ns)
 
     def on_frame(
@@ -142,7 +153,9 @@ class PoolWorker:
         `is_again`: it may have been handed out before; then `known` is what the log says of its calls.
         """
         again = self.deliveries.get(record.seq)
-        if again is not None:  # handed out again while it is in work: only the newest token can acknowledge it
+        if (
+            again is not None
+        ):  # handed out again while it is in work: only the newest token can acknowledge it
             again.token = token
             return
         client = self._subjects.parse(record.subject).who
@@ -152,7 +165,9 @@ class PoolWorker:
             self._handed_out_before.add(record.seq)
         for entry, body in zip(frame.entries, frame.bodies, strict=True):
             deadline_ns = record.timestamp_ns + entry.timeout_ms * 1_000_000
-            call = OpenCall(entry.call_id, client, entry.method, entry.resource, record.seq, deadline_ns, body)
+            call = OpenCall(
+                entry.call_id, client, entry.method, entry.resource, record.seq, deadline_ns, body
+            )
             self._take(call, delivery, self.seen.get(entry.call_id) or known.get(entry.call_id))
         self._close(record.seq, delivery)
         self._pump(now_ns)
@@ -171,8 +186,8 @@ class PoolWorker:
             self._watch(call, known)
 
     def _watch(self, call: OpenCall, claim: Known) -> None:
-        """Another worker claimed this call. While that one lives it is in its hands; its frame stays open here for the case that
-        it does not come to a conclusion.
+        """Another worker claimed this call. While that one lives it is in its hands; its frame stays open
+        here for the case that it does not come to a conclusion.
         """
         if self._is_alive(claim):
             self._watched[call.call_id] = (call, claim)
@@ -212,7 +227,7 @@ class PoolWorker:
         self.is_draining = True
         self._ready.clear()
 
-    # -- what to do -----------------------------------------------------------------------------------------------------
+    # -- what to do -------------------------------------------------------------------------------------
 
     def take_starts(self) -> list[Start]:
         """Return the calls to run now; each is given once."""
@@ -253,7 +268,9 @@ class PoolWorker:
             [PenEntry(fact.mark, fact.call.call_id) for fact in facts],
             [fact.body for fact in facts],
         )
-        return Written(encode_pen(frame), f"{self.identity.session:x}.{self.identity.instance}.{self._number}")
+        return Written(
+            encode_pen(frame), f"{self.identity.session:x}.{self.identity.instance}.{self._number}"
+        )
 
     def on_acked(self) -> None:
         """The frame is durable. What counts is decided when it comes back."""
@@ -262,11 +279,15 @@ class PoolWorker:
     def answer(self, call_ids: Sequence[CallId]) -> list[tuple[CallId, int, bytes | None]]:
         """Return the recorded outcomes of those calls that are still remembered here."""
         found = ((call_id, self.seen.get(call_id)) for call_id in call_ids)
-        return [(call_id, int(k.mark), k.body) for call_id, k in found if k is not None and k.mark is not Mark.CLAIMED]
+        return [
+            (call_id, int(k.mark), k.body)
+            for call_id, k in found
+            if k is not None and k.mark is not Mark.CLAIMED
+        ]
 
-    # -- the log's word -------------------------------------------------------------------------------------------------
+    # -- the log's word ---------------------------------------------------------------------------------
 
-    def _on_pen(self, record: Record, place: Place) -> None:
+    def _on_pen(self, record: Record, place: Place, now_ns: int) -> None:
         try:
             frame = decode_pen(record.payload)
         except MalformedPayload:
@@ -288,7 +309,14 @@ class PoolWorker:
                 self._settle(call_id, (call_id, int(mark), body), mine=mine)
             elif mine and call_id in self._claiming:
                 self._claiming.discard(call_id)
-                self._starts.append(Start(self._calls[call_id], 0))
+                self._start_claimed(self._calls[call_id], now_ns)
+
+    def _start_claimed(self, call: OpenCall, now_ns: int) -> None:
+        if call.deadline_ns > now_ns:
+            self._starts.append(Start(call, 0))
+        else:
+            self.running -= 1
+            self._conclude(Fact(Mark.FAILED, call, CLAIMED_TOO_LATE))
 
     def _remember(self, call_id: CallId, known: Known) -> None:
         self.seen[call_id] = known
@@ -322,7 +350,9 @@ class PoolWorker:
             self._acks.append(delivery.token)
 
     def _is_mine(self, call: OpenCall) -> bool:
-        """Whether a call that waited here is still to be dealt with: no other worker concluded or claimed it meanwhile."""
+        """Whether a call that waited here is still to be dealt with: no other worker concluded or claimed it
+        meanwhile.
+        """
         if call.call_id not in self._calls:
             return False
         known = self.seen.get(call.call_id)

@@ -25,7 +25,8 @@ def route(topology: Topology, service: str, method: str, resource: str | None) -
         )
     if method not in view.contract:
         raise NoRoute(
-            f"cannot call {service}.{method}: {service!r} has no such method; it has {_some(sorted(view.contract))}",
+            f"cannot call {service}.{method}: {service!r} has no such method; it has "
+            f"{_some(sorted(view.contract))}",
             service=service,
             method=method,
         )
@@ -44,7 +45,8 @@ def _by_resource(view: ServiceView, method: str, resource: str) -> str:
             resource=resource,
         )
     raise NoRoute(
-        f"cannot call {view.name}.{method} for resource {resource!r}: {view.name!r} is a pool and keeps no order; "
+        f"cannot call {view.name}.{method} for resource {resource!r}: {view.name!r} is a pool and keeps no "
+        "order; "
         "call it without resource_id",
         service=view.name,
         resource=resource,
@@ -55,7 +57,7 @@ def _without_resource(view: ServiceView, method: str) -> str:
     pool = view.groups.get(POOL_GROUP)
     if pool is not None and any(i.admitted for i in pool.instances.values()):
         return POOL_GROUP
-    owned = {group for group in view.resources.values()}
+    owned = set(view.resources.values())
     if len(owned) == 1:
         return owned.pop()
     raise NoRoute(

@@ -1,4 +1,4 @@
-"""Runs one member of an owned group: the asyncio shell around :class:`~aegisipc.sdk.core.member.GroupMember`."""
+"""Runs one member of an owned group: the shell around :class:`~aegisipc.sdk.core.member.GroupMember`."""
 
 from __future__ import annotations
 
@@ -28,7 +28,9 @@ _TICK_S: Final = 0.02
 _CATCH_UP_S: Final = 600.0
 _FOREVER: Final = float("inf")
 _SLICE: Final = 128
-"""Handlers started per turn of the event loop: the outcomes of the first ones are on their way while the rest run."""
+"""Handlers started per turn of the event loop: the outcomes of the first ones are on their way while the rest
+run.
+"""
 
 
 class OwnedHost:
@@ -44,7 +46,9 @@ class OwnedHost:
             max_running=parts.service.max_running,
             max_frame_bytes=parts.site.log.max_record_bytes - 8192,
         )
-        self._executor = Executor(parts.service, parts.identity, parts.site.now_ns, max_body_bytes(parts.site.log))
+        self._executor = Executor(
+            parts.service, parts.identity, parts.site.now_ns, max_body_bytes(parts.site.log)
+        )
         who = parts.identity
         self._pen_subject = parts.site.subjects.pen(who.service, who.group, who.instance)
         self._commit = GroupCommit(parts.site.log, self, name=f"pen {who.instance}", on_failure=self._fail)
@@ -59,7 +63,7 @@ class OwnedHost:
         self.signal = Signal()
         self.failure: BaseException | None = None
 
-    # -- host -----------------------------------------------------------------------------------------------------------
+    # -- host -------------------------------------------------------------------------------------------
 
     @property
     def me(self) -> InstanceView | None:
@@ -87,7 +91,9 @@ class OwnedHost:
         """Follow the group's log to its end, and answer questions about its calls."""
         who, site = self._identity, self._site
         self._asked = await site.connection.subscribe(site.subjects.ask(who.service, who.group), self._on_ask)
-        self._following = await site.log.follow([site.subjects.group(who.service, who.group)], self._on_record)
+        self._following = await site.log.follow(
+            [site.subjects.group(who.service, who.group)], self._on_record
+        )
         await self._following.caught_up(_CATCH_UP_S)
         self._tick()
 
@@ -119,7 +125,7 @@ class OwnedHost:
         self.failure = error
         self.signal.notify()
 
-    # -- what comes in --------------------------------------------------------------------------------------------------
+    # -- what comes in ----------------------------------------------------------------------------------
 
     def _on_record(self, record: Record) -> None:
         try:
@@ -134,7 +140,9 @@ class OwnedHost:
 
     def _tick(self) -> None:
         if self._following is not None and self._following.failure is not None and self.failure is None:
-            self._fail(self._following.failure)  # deaf from here on: only a new incarnation reads the log again
+            self._fail(
+                self._following.failure
+            )  # deaf from here on: only a new incarnation reads the log again
             return
         self._now_ns = self._site.now_ns()
         self._member.on_tick(self._now_ns)
@@ -149,7 +157,7 @@ class OwnedHost:
             limit = self._site.log.max_record_bytes
             self._site.connection.publish_nowait(message.reply, encode_outcomes(found, limit))
 
-    # -- running --------------------------------------------------------------------------------------------------------
+    # -- running ----------------------------------------------------------------------------------------
 
     def _pump(self) -> None:
         if self._is_pumping:  # a handler that finished at once came back here: the loop below goes on
@@ -194,7 +202,7 @@ class OwnedHost:
         else:
             _log.warning("outcome_too_late", call=start.call, epoch=start.epoch)
 
-    # -- frames (FrameSource) -------------------------------------------------------------------------------------------
+    # -- frames (FrameSource) ---------------------------------------------------------------------------
 
     def next_frame(self) -> OutFrame | None:
         """Return the next pen frame."""
@@ -202,7 +210,9 @@ class OwnedHost:
         return None if written is None else self._out(written)
 
     def _out(self, written: Written) -> OutFrame:
-        return OutFrame(self._pen_subject, written.payload, written.record_id, written.expect, _FOREVER, written)
+        return OutFrame(
+            self._pen_subject, written.payload, written.record_id, written.expect, _FOREVER, written
+        )
 
     def acked(self, frame: OutFrame, appended: Appended) -> None:  # noqa: ARG002 - where it is stored comes back by following
         """The outcomes are durable: tell their callers, start what was claimed."""
@@ -228,12 +238,23 @@ class OwnedHost:
         again = self._member.on_refused(frame.content, latest.seq if latest else 0, event)
         if again is not None:
             return self._out(again)
-        _log.warning("fenced", instance=who.instance, epoch=frame.content.frame.epoch, now=repr(event), error=describe(error))
+        _log.warning(
+            "fenced",
+            instance=who.instance,
+            epoch=frame.content.frame.epoch,
+            now=repr(event),
+            error=describe(error),
+        )
         self._pump()
         return None
 
     def gave_up(self, frame: OutFrame, error: AegisError, *, maybe_stored: bool) -> None:
         """The log cannot take the frame at all: go no further on a hole."""
-        _log.error("outcomes_not_written", error=describe(error), maybe_stored=maybe_stored, epoch=frame.content.frame.epoch)
+        _log.error(
+            "outcomes_not_written",
+            error=describe(error),
+            maybe_stored=maybe_stored,
+            epoch=frame.content.frame.epoch,
+        )
         self._member.on_lost_frame()
         self._fail(error)

@@ -1,8 +1,8 @@
 """Runs one worker of a pool: the asyncio shell around :class:`~aegisipc.sdk.core.pool.PoolWorker`.
 
-Call frames come from one durable pull consumer that all workers share. The consumer's memory (acks, delivery counts) is a hint:
-the server may forget the last moments of it when it is killed. So a frame that was handed out before, or that is older than the
-latest reconnect, is checked against the log before its calls run.
+Call frames come from one durable pull consumer that all workers share. The consumer's memory (acks, delivery
+counts) is a hint: the server may forget the last moments of it when it is killed. So a frame that was handed
+out before, or that is older than the latest reconnect, is checked against the log before its calls run.
 """
 
 from __future__ import annotations
@@ -59,7 +59,9 @@ class PoolHost:
             max_running=parts.service.max_running,
             max_frame_bytes=parts.site.log.max_record_bytes - 8192,
         )
-        self._executor = Executor(parts.service, parts.identity, parts.site.now_ns, max_body_bytes(parts.site.log))
+        self._executor = Executor(
+            parts.service, parts.identity, parts.site.now_ns, max_body_bytes(parts.site.log)
+        )
         who, subjects = parts.identity, parts.site.subjects
         self._stream = subjects.stream
         self._durable = f"pool-{who.service}"
@@ -81,7 +83,7 @@ class PoolHost:
         self.signal = Signal()
         self.failure: BaseException | None = None
 
-    # -- host -----------------------------------------------------------------------------------------------------------
+    # -- host -------------------------------------------------------------------------------------------
 
     @property
     def me(self) -> InstanceView | None:
@@ -151,7 +153,7 @@ class PoolHost:
         self.failure = error
         self.signal.notify()
 
-    # -- the shared consumer --------------------------------------------------------------------------------------------
+    # -- the shared consumer ----------------------------------------------------------------------------
 
     async def _ensure_consumer(self) -> None:
         config = {
@@ -260,7 +262,7 @@ class PoolHost:
         self._worker.on_frame(token, record, frame, known or {}, now_ns, is_again=known is not None)
         self._pump()
 
-    # -- what comes in --------------------------------------------------------------------------------------------------
+    # -- what comes in ----------------------------------------------------------------------------------
 
     def _on_record(self, record: Record) -> None:
         try:
@@ -296,7 +298,7 @@ class PoolHost:
             if found:
                 self._post(message.reply, encode_outcomes(found, self._site.log.max_record_bytes))
 
-    # -- running --------------------------------------------------------------------------------------------------------
+    # -- running ----------------------------------------------------------------------------------------
 
     def _pump(self) -> None:
         if self._is_pumping:
@@ -309,7 +311,9 @@ class PoolHost:
         finally:
             self._is_pumping = False
         for client, outcomes in self._worker.take_replies().items():
-            self._post(self._site.subjects.reply(client), encode_outcomes(outcomes, self._site.log.max_record_bytes))
+            self._post(
+                self._site.subjects.reply(client), encode_outcomes(outcomes, self._site.log.max_record_bytes)
+            )
         for token in self._worker.take_acks():
             self._post(token, b"+ACK")
         self._commit.kick()
@@ -327,13 +331,15 @@ class PoolHost:
         self._pump()
 
     def _post(self, subject: str, payload: bytes) -> None:
-        with suppress(AegisError):  # all of these are hints; the server hands out again what it did not hear of
+        with suppress(
+            AegisError
+        ):  # all of these are hints; the server hands out again what it did not hear of
             self._site.connection.publish_nowait(subject, payload)
 
-    # -- frames (FrameSource) -------------------------------------------------------------------------------------------
+    # -- frames (FrameSource) ---------------------------------------------------------------------------
 
     def next_frame(self) -> OutFrame | None:
-        """Return the next pen frame. It needs no fence: in a pool, the first conclusion in log order counts."""
+        """Return the next pen frame. It needs no fence: in a pool, the first conclusion counts."""
         written = self._worker.next_frame()
         if written is None:
             return None
