@@ -3,6 +3,7 @@
 # -- builder: the environment, with every dependency at the version pyproject.toml pins ---------------------------------
 FROM python:3.13-slim AS builder
 
+# Bytecode is compiled here, once: the runtime user cannot write it, and every start would compile anew.
 ENV UV_COMPILE_BYTECODE=1 \
     UV_LINK_MODE=copy \
     UV_PROJECT_ENVIRONMENT=/app/.venv \
@@ -42,7 +43,8 @@ ENV PATH=/app/.venv/bin:$PATH \
 WORKDIR /app
 USER 10001:10001
 
-# Asks the routers through AEGIS_URL: unhealthy when none of them answers.
+# Reads the log at AEGIS_URL. Unhealthy when no server answers or there is no log; healthy without any router, as
+# calls go on without one.
 HEALTHCHECK --interval=10s --timeout=5s --start-period=30s --start-interval=1s --retries=3 \
     CMD ["aegis", "status"]
 

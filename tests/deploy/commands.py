@@ -1,23 +1,22 @@
-"""The commands that deployment files and pages use."""
+"""The commands that deployment files and pages use, as the command line itself judges them."""
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 
-_SERVER = {"--url", "--namespace"}
-_OPTIONS = {
-    "router": _SERVER | {"--name", "--replicas", "--max-bytes", "--max-age", "--system-url"},
-    "serve": _SERVER | {"--group", "--resource", "--instance"},
-    "call": _SERVER | {"--resource-id", "--timeout", "--json"},
-    "status": _SERVER | {"--json"},
-    "dev": {"--data", "--port"},
-}
+import pytest
+
+from aegisipc.router.cli.dispatch import load, parser_of
 
 
 def check_aegis_command(words: Sequence[str]) -> None:
-    """Fail unless ``words`` (without the leading ``aegis``) are a known verb and options it has."""
-    verb, *rest = words
-    assert verb in _OPTIONS, f"unknown verb {verb!r}"
-    options = {word.split("=", 1)[0] for word in rest if word.startswith("--")}
-    unknown = options - _OPTIONS[verb]
-    assert not unknown, f"aegis {verb} has no {sorted(unknown)}"
+    """Fail unless the parser of the verb in ``words`` (without the leading ``aegis``) accepts the rest."""
+    name, *rest = words
+    verb = load(name)
+    assert verb is not None, f"there is no verb {name!r}"
+    parser = parser_of(verb)
+    try:
+        (parser.parse_intermixed_args if verb.intermixed else parser.parse_args)(rest)
+    except SystemExit as refused:
+        pytest.fail(f"aegis {shlex.join(words)} is refused (exit code {refused.code})")

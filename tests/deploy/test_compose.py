@@ -66,10 +66,32 @@ def test_there_are_three_servers_two_routers_two_instances_and_a_client(services
     assert verbs == {"nats-server": 3, "router": 2, "serve": 2, "call": 1}
 
 
-def test_every_aegis_command_uses_documented_options(services: dict[str, Service]) -> None:
+def test_every_aegis_command_is_one_that_the_command_line_accepts(services: dict[str, Service]) -> None:
     for service in services.values():
         if service["command"][0] != "nats-server":
             check_aegis_command(service["command"])
+
+
+@pytest.mark.parametrize(
+    "words", [["router", "--retries=3"], ["route"], ["serve"], ["router", "--replicas=three"]]
+)
+def test_a_command_that_does_not_exist_would_be_noticed(words: list[str]) -> None:
+    with pytest.raises((AssertionError, pytest.fail.Exception)):
+        check_aegis_command(words)
+
+
+def test_the_health_check_is_a_command_that_exists(services: dict[str, Service]) -> None:
+    checks = [
+        service["healthcheck"]["test"][1:]
+        for service in services.values()
+        if "build" in service and "test" in service["healthcheck"]
+    ]
+    dockerfile = (ROOT / "Dockerfile").read_text(encoding="utf-8")
+    checks += [json.loads(words) for words in re.findall(r"^\s+CMD (\[.+\])$", dockerfile, re.MULTILINE)]
+    assert len(checks) > 1
+    for aegis, *words in checks:
+        assert aegis == "aegis"
+        check_aegis_command(words)
 
 
 def test_both_instances_serve_the_same_group_and_resources_under_their_own_names(
@@ -149,12 +171,7 @@ def test_routes_and_urls_name_every_server(services: dict[str, Service]) -> None
             routes = re.findall(r"nats://route:[^@,\s]+@([\w-]+):(\d+)", environment["NATS_ROUTES"])
             assert routes == [(server, environment["NATS_CLUSTER_PORT"]) for server in sorted(servers)]
         else:
-            urls = [
-                environment["AEGIS_URL"],
-                *(w for w in service["command"] if w.startswith("--system-url=")),
-            ]
-            for url in urls:
-                assert re.findall(r"([\w-]+):4222", url) == sorted(servers), name
+            assert re.findall(r"([\w-]+):4222", environment["AEGIS_URL"]) == sorted(servers), name
 
 
 def test_published_ports_do_not_clash_and_stay_on_loopback(services: dict[str, Service]) -> None:
@@ -192,6 +209,11 @@ def test_the_image_gets_every_file_it_copies() -> None:
     for source in copied:
         assert (ROOT / source).is_file()
         assert source.split("/", maxsplit=1)[0] in allowed
+
+
+def test_the_image_brings_its_bytecode_since_its_user_cannot_write_any() -> None:
+    builder = (ROOT / "Dockerfile").read_text(encoding="utf-8").split("\nFROM ")[1]
+    assert "UV_COMPILE_BYTECODE=1" in builder.partition("RUN")[0]
 
 
 def test_the_image_runs_as_an_unprivileged_user_and_checks_its_health() -> None:

@@ -2,29 +2,37 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import shlex
 import shutil
 import signal
 import subprocess
+import sys
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from aegisipc.eventstore.errors import AegisError, PermissionDenied
+from aegisipc.eventstore.ids import parse_call_id
 from aegisipc.eventstore.log import Expect
 from aegisipc.eventstore.nats.connection import Connection
 from aegisipc.eventstore.nats.options import ConnectOptions
 from aegisipc.eventstore.streams import LogOptions, create_log, open_log
 from aegisipc.eventstore.subjects import subjects_of
+from aegisipc.router.application.router import Router, RouterOptions
 from aegisipc.router.infrastructure.child import ChildProcess
 from aegisipc.router.infrastructure.free_ports import choose_free_port
 from aegisipc.router.infrastructure.server_config import find_server_binary
+from aegisipc.sdk import Service, connect
+from aegisipc.sdk.instance import Instance, InstanceOptions
+from aegisipc.sdk.wire import decode_outcomes, encode_ask
 from tests.deploy.commands import check_aegis_command
 
 ROOT = Path(__file__).parents[2]
@@ -50,6 +58,7 @@ def variables(node: str, ports: tuple[int, int, int], routes: str, data: Path) -
         "AEGIS_ROUTER_PASSWORD": "secret",
         "AEGIS_ORDERS_1_PASSWORD": "secret",
         "AEGIS_ORDERS_2_PASSWORD": "secret",
+        "AEGIS_QUOTES_1_PASSWORD": "secret",
         "AEGIS_STRATEGY_7_PASSWORD": "secret",
     }
 
@@ -108,13 +117,21 @@ def test_the_page_shows_only_commands_that_exist() -> None:
 
 @dataclass(frozen=True)
 class Cluster:
-    """Three running servers; ``ports`` are the clients'."""
+    """Three running servers; ``ports`` are the clients', ``logs`` what the servers wrote."""
 
     ports: tuple[int, ...]
+    logs: tuple[Path, ...]
+
+    def url(self, user: str) -> str:
+        return ",".join(f"nats://{user}:secret@127.0.0.1:{port}" for port in self.ports)
 
     async def connect(self, user: str) -> Connection:
-        urls = ",".join(f"nats://{user}:secret@127.0.0.1:{port}" for port in self.ports)
-        return await Connection.open(ConnectOptions(url=urls, require_jetstream=user != "sys"))
+        return await Connection.open(ConnectOptions(url=self.url(user), require_jetstream=user != "sys"))
+
+    def refusals(self) -> list[str]:
+        """Everything that a permission has refused so far."""
+        lines = [line for log in self.logs for line in log.read_text(encoding="utf-8").splitlines()]
+        return sorted(line for line in lines if "Violation" in line)
 
 
 def wait_healthy(monitor_port: int, deadline: float) -> None:
@@ -149,7 +166,7 @@ def cluster(by_role: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         deadline = time.monotonic() + START_S
         for monitor_port in taken[6:]:
             wait_healthy(monitor_port, deadline)
-        yield Cluster(tuple(taken[:3]))
+        yield Cluster(tuple(taken[:3]), tuple(folder / f"nats-{index + 1}.log" for index in range(3)))
     finally:
         for child in children:
             child.send(signal.SIGKILL)
@@ -193,6 +210,68 @@ async def test_each_role_can_do_its_own_work(cluster: Cluster) -> None:
 
 
 @pytest.mark.slow
+async def test_a_router_an_instance_a_worker_and_a_client_need_nothing_more(cluster: Cluster) -> None:
+    orders, quotes = Service("orders"), Service("quotes")
+
+    @orders.method
+    async def place(quantity: int) -> int:
+        return quantity + 1
+
+    @quotes.method
+    async def quote(quantity: int) -> int:
+        return quantity * 2
+
+    def options(instance: str, **more: Any) -> InstanceOptions:
+        return InstanceOptions(url=cluster.url(instance), namespace="trading", instance=instance, **more)
+
+    refused_before = cluster.refusals()
+    log = LogOptions(replicas=3, max_bytes=1 << 30)
+    async with (
+        Router(RouterOptions(cluster.url("router"), "trading", id="router-1", log=log)),
+        Instance(orders, options("orders-1", group="g1", resources=("acc_1",))),
+        Instance(orders, options("orders-2", group="g1", resources=("acc_1",))),
+        Instance(quotes, options("quotes-1")),
+        connect(cluster.url("strategy-7"), namespace="trading", name="strategy-7") as client,
+    ):
+        placed = await client.submit("orders.place", 1, resource_id="acc_1")
+        assert await placed.result() == 2
+        quoted = await client.submit("quotes.quote", 2)
+        assert await quoted.result() == 4
+        async with await cluster.connect("strategy-7") as other:
+            for subject, call in (
+                (SUBJECTS.ask("orders", "g1"), placed),
+                (SUBJECTS.ask("quotes", "_pool"), quoted),
+            ):
+                question = encode_ask([parse_call_id(call.call_id)])
+                answer = await other.request(subject, question, timeout_s=5)
+                assert len(decode_outcomes(answer.payload)) == 1
+        async with connect(cluster.url("strategy-7"), namespace="trading", name="strategy-7") as later:
+            assert await (await later.attach(placed.call_id)).result() == 2
+        for user in ("router", "orders-1", "quotes-1", "strategy-7"):
+            status = await asyncio.to_thread(
+                subprocess.run,
+                [
+                    sys.executable,
+                    "-m",
+                    "aegisipc.router.cli.main",
+                    "status",
+                    "--json",
+                    "--url",
+                    cluster.url(user),
+                ],
+                env={"AEGIS_NAMESPACE": "trading"},
+                capture_output=True,
+                text=True,
+                timeout=30,
+                check=True,
+            )
+            told = json.loads(status.stdout)
+            assert told["router"]["router"] == "router-1", user
+            assert told["services"]["orders"]["groups"]["g1"]["instances"]["orders-1"]["pulse"], user
+    assert cluster.refusals() == refused_before
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("user", "subject"),
     [
@@ -205,8 +284,14 @@ async def test_each_role_can_do_its_own_work(cluster: Cluster) -> None:
         ("orders-1", SUBJECTS.fence("orders", "g1")),
         ("orders-1", SUBJECTS.watch("orders", "g1")),
         ("orders-1", SUBJECTS.term),
+        ("orders-1", SUBJECTS.pulse("instance", "orders-2")),
+        ("orders-1", f"$JS.API.CONSUMER.MSG.NEXT.{SUBJECTS.stream}.pool-quotes"),
+        ("quotes-1", f"$JS.API.CONSUMER.DELETE.{SUBJECTS.stream}.pool-quotes"),
+        ("strategy-7", f"$JS.API.CONSUMER.CREATE.{SUBJECTS.stream}.pool-quotes"),
+        ("strategy-7", f"$JS.API.CONSUMER.DELETE.{SUBJECTS.stream}.pool-quotes"),
         ("orders-1", f"$JS.API.STREAM.DELETE.{SUBJECTS.stream}"),
         ("router", SUBJECTS.call("orders", "g1", "strategy-7")),
+        ("router", SUBJECTS.pen("orders", "g1", "orders-1")),
         ("router", f"$JS.API.STREAM.DELETE.{SUBJECTS.stream}"),
     ],
 )

@@ -11,6 +11,7 @@ from aegisipc.router.application.router import Router, RouterOptions
 from aegisipc.router.domain.decide import Policy
 from aegisipc.router.infrastructure.embedded import EmbeddedServer
 from aegisipc.sdk import Client, Service, connect
+from aegisipc.sdk.errors import InstanceReplaced
 from aegisipc.sdk.instance import Instance, InstanceOptions
 from tests.support.recount import Recount, recount
 
@@ -34,6 +35,13 @@ class Running:
         await self._end()
         await self.instance._close()
 
+    async def vanish(self) -> None:
+        """Its connection is cut first, so that nobody hears anything of it any more."""
+        connection = self.instance._connection
+        assert connection is not None
+        await connection.close()
+        await self.kill()
+
     async def leave(self) -> None:
         """It drains and leaves."""
         await self._end()
@@ -41,7 +49,7 @@ class Running:
 
     async def _end(self) -> None:
         self.task.cancel()
-        with suppress(asyncio.CancelledError):
+        with suppress(asyncio.CancelledError, InstanceReplaced):
             await self.task
 
 

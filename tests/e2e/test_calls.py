@@ -8,12 +8,15 @@ import threading
 from decimal import Decimal
 from typing import Protocol
 
+import msgpack  # type: ignore[import-untyped]
 import pytest
 from pydantic import BaseModel
 
 from aegisipc.eventstore.errors import MalformedPayload
 from aegisipc.eventstore.frames import Mark
 from aegisipc.eventstore.ids import parse_call_id
+from aegisipc.eventstore.nats.connection import Connection
+from aegisipc.eventstore.nats.options import ConnectOptions
 from aegisipc.sdk import Context, Service, connect
 from aegisipc.sdk.errors import (
     CallExpired,
@@ -343,6 +346,27 @@ async def test_two_clients_of_one_name_get_their_own_outcomes(place: Place) -> N
     assert answers == [f"{client is one}{n}".encode() for n in range(50) for client in (one, two)]
     counted = await place.recount()
     assert (len(counted.accepted), counted.without, counted.several) == (100, [], [])
+
+
+async def test_nonsense_beside_the_log_disturbs_nobody(place: Place) -> None:
+    service, gate, _ = gated()
+    running = await place.serve(service, "x")
+    client = await place.client(name="victim")
+    call = asyncio.create_task(client.call("gated.wait", "v", resource_id="x"))
+    async with await Connection.open(ConnectOptions(place.url)) as stranger:
+        for payload in (
+            b"",
+            b"\xc1",
+            b"\x05",
+            b"\x91\x93\xc4\x01a\x63\xc0",
+            msgpack.packb([[b"i" * 16, 99, None]]),
+        ):
+            await stranger.publish(client.subjects.reply("victim"), payload)
+            await stranger.publish(client.subjects.ask("gated", "x"), payload, reply="elsewhere")
+            await stranger.publish(client.subjects.pulse("instance", running.id), payload)
+        await stranger.request(client.subjects.api("status"), b"", timeout_s=2)
+    gate.set()
+    assert await call == "v"
 
 
 async def test_a_result_is_the_same_for_every_reader(place: Place) -> None:

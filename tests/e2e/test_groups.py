@@ -12,9 +12,9 @@ import pytest
 
 from aegisipc.eventstore.frames import Mark
 from aegisipc.eventstore.ids import parse_call_id
-from aegisipc.eventstore.lifecycles import InstanceState
+from aegisipc.eventstore.lifecycles import InstanceState, RouterState
 from aegisipc.sdk import Context, Service
-from aegisipc.sdk.errors import AegisError, CallInDoubt, ContractConflict, ResourceConflict
+from aegisipc.sdk.errors import AegisError, CallInDoubt, ContractConflict, InstanceReplaced, ResourceConflict
 from tests.e2e.kit import Place
 from tests.support.waiting import eventually
 
@@ -150,6 +150,22 @@ async def test_an_instance_that_was_taken_for_lost_rejoins_by_itself(place: Plac
     assert await client.call("gated.put", 2, resource_id="x") == "a"
 
 
+@pytest.mark.parametrize("resources", [("x",), ()], ids=["group", "pool"])
+async def test_of_two_processes_with_one_instance_id_the_later_one_serves_and_the_former_ends(
+    place: Place, resources: tuple[str, ...]
+) -> None:
+    former, later = Gate(), Gate()
+    first = await place.serve(former.service, *resources, instance="a")
+    await place.serve(later.service, *resources, instance="a")
+    with pytest.raises(InstanceReplaced, match="another process registered under that id"):
+        await asyncio.wait_for(asyncio.shield(first.task), 3)
+    await first.instance.stop()
+    later.open.set()
+    client = await place.client()
+    assert await client.call("gated.put", 1, timeout=5) == "a"
+    assert (former.started, later.started) == ([], [("a", 1)])
+
+
 async def test_calls_go_on_while_every_router_is_down(place: Place) -> None:
     gate = Gate()
     gate.open.set()
@@ -159,6 +175,25 @@ async def test_calls_go_on_while_every_router_is_down(place: Place) -> None:
         await router.stop()
     answers = await asyncio.gather(*[client.call("gated.put", n, resource_id="x") for n in range(50)])
     assert answers == ["a"] * 50
+
+
+@pytest.mark.parametrize("resigns", [True, False])
+async def test_another_router_takes_the_lead_when_the_leader_goes(place: Place, resigns: bool) -> None:
+    gate = Gate()
+    gate.open.set()
+    (first,) = place.routers
+    second = await place.router(id="second")
+    await eventually(lambda: first.phase is RouterState.LEADING, within_s=2)
+    assert second.phase is RouterState.FOLLOWING
+    if resigns:
+        await first.stop()
+    else:
+        for task in first._tasks:  # it neither pulses nor decides any more
+            task.cancel()
+    await place.serve(gate.service, "x", instance="a")
+    assert await (await place.client()).call("gated.put", 1, resource_id="x") == "a"
+    assert second.phase is RouterState.LEADING
+    assert second.state.topology.leadership.term == 2
 
 
 async def test_a_leaving_holder_hands_over_without_a_lost_or_doubted_call(place: Place) -> None:
@@ -254,6 +289,24 @@ async def test_the_calls_of_a_worker_that_died_are_finished_by_another(place: Pl
     assert (len(counted.accepted), counted.without, counted.several) == (5, [], [])
 
 
+async def test_the_calls_of_a_worker_that_vanished_are_handed_out_again_after_a_while(place: Place) -> None:
+    gate = Gate()
+    first = await place.serve(gate.service, instance="w1")
+    client = await place.client()
+    plain = await client.submit("gated.put", 1)
+    claimed = await client.submit("gated.pay", 2)
+    await gate.has_started(2)
+    await first.vanish()
+    await place.serve(gate.service, instance="w2")
+    gate.open.set()
+    assert await plain.result() == "w2"
+    with pytest.raises(CallInDoubt):
+        await claimed.result()
+    assert gate.started == [("w1", 1), ("w1", 2), ("w2", 1)]
+    counted = await place.recount()
+    assert (counted.without, counted.several) == ([], [])
+
+
 async def test_a_once_call_in_a_pool_never_starts_twice(place: Place) -> None:
     gate = Gate()
     workers = [await place.serve(gate.service, instance=name) for name in ("w1", "w2")]
@@ -308,8 +361,9 @@ async def test_replies_that_were_missed_are_asked_for(own_place: Place) -> None:
     assert await asyncio.wait_for(call, 3) == "a"
 
 
+@pytest.mark.parametrize("is_pool", [False, True], ids=["group", "pool"])
 async def test_a_server_that_is_killed_and_restarted_under_load_loses_no_accepted_call(
-    own_place: Place,
+    own_place: Place, is_pool: bool
 ) -> None:
     ledger: Counter[int] = Counter()
     service = Service("ledger")
@@ -324,17 +378,21 @@ async def test_a_server_that_is_killed_and_restarted_under_load_loses_no_accepte
     async def put(number: int) -> int:
         return number
 
-    await own_place.serve(service, "x", "y", instance="a")
+    if is_pool:
+        for name in ("a", "b"):
+            await own_place.serve(service, instance=name)
+    else:
+        await own_place.serve(service, "x", "y", instance="a")
     client = await own_place.client()
     submitted: dict[str, int] = {}
     stop = asyncio.Event()
 
     async def load(method: str, resource: str, first: int) -> None:
-        number = first
+        number, about = first, None if is_pool else resource
         while not stop.is_set():
             number += 1
             try:
-                pending = await client.submit(f"ledger.{method}", number, resource_id=resource, timeout=30)
+                pending = await client.submit(f"ledger.{method}", number, resource_id=about, timeout=30)
             except AegisError:  # it was not accepted, as far as this client can tell
                 await asyncio.sleep(0.01)
                 continue

@@ -277,14 +277,14 @@ class TwoMembers(RuleBasedStateMachine):
         assert all(places == sorted(places) for places in order.values()), (
             "a resource's calls ran out of order"
         )
+        self._check_what_was_told(concluded)
+        assert all(
+            rig.core.is_quiet and not rig.core.waiting for rig in self.rigs.values() if rig.core.is_active
+        )
+
+    def _check_what_was_told(self, concluded: dict[CallId, list[Outcome]]) -> None:
         for call_id, mark, body in self.replies:
-            assert (Outcome(call_id, Mark(mark), body)) == concluded[call_id][0], (
-                "a reply told something else"
-            )
-        for rig in self.rigs.values():
-            if rig.core.is_active:
-                assert rig.core.is_quiet
-                assert rig.core.waiting == 0
+            assert Outcome(call_id, Mark(mark), body) == concluded[call_id][0], "a reply told something else"
         started = {r.start.call.call_id for r in self.ran}
         for call_id, (outcome,) in concluded.items():
             if outcome.mark in (Mark.SUCCEEDED, Mark.FAILED):

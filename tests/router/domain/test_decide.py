@@ -189,7 +189,7 @@ def test_an_owned_group_has_resources_and_a_pool_has_none() -> None:
     assert refused.error.code == "invalid_registration"
     assert refused.error.message == (
         "cannot admit 'a' to orders/acc: it registered as 'owned' with 0 resources; "
-        "owned groups have resources and pools have none"
+        "owned groups have some, pools have none"
     )
 
 

@@ -39,6 +39,9 @@ class AegisError(Exception):
 
     code: ClassVar[str] = "aegis_error"
 
+    is_remote: ClassVar[bool] = False
+    """Whether somebody else's code raised it: then code and details are theirs."""
+
     def __init__(self, message: str, **details: Any) -> None:
         super().__init__(message)
         self.message = message
@@ -50,6 +53,10 @@ class AegisError(Exception):
         if name in details:
             return details[name]
         raise AttributeError(f"{type(self).__name__!r} has no attribute {name!r}")
+
+    def to_plain(self) -> dict[str, Any]:
+        """Return the error as data: ``code``, ``message`` and ``details``."""
+        return {"code": self.code, "message": self.message, "details": self.details}
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Keep message and details when pickled (test runners and process pools do that)."""

@@ -9,6 +9,7 @@
     ├── PayloadTooLarge             the arguments are over the limit; nothing was sent
     ├── ResourceConflict            an instance names a resource that another group holds
     ├── ContractConflict            an instance offers other methods than its service has
+    ├── InstanceReplaced            another process took the instance's id
     ├── ServiceDefinitionError      a service or stub that cannot be used as written
     └── CallError                   about one call; ``call_id`` says which
         ├── CallTimeout             no outcome in time; it may still come: attach(call_id)
@@ -50,6 +51,7 @@ __all__ = [
     "CallTimeout",
     "CallUnknown",
     "ContractConflict",
+    "InstanceReplaced",
     "InvalidArguments",
     "InvalidName",
     "LogFull",
@@ -89,6 +91,12 @@ class InstanceRefused(AegisError):
     """The router refused an instance for a reason this version has no class for."""
 
     code = "instance_refused"
+
+
+class InstanceReplaced(AegisError):
+    """Another process registered under the same instance id. Field: ``instance``."""
+
+    code = "instance_replaced"
 
 
 class ServiceDefinitionError(AegisError):
@@ -148,12 +156,18 @@ class InvalidArguments(CallFailed):
 class RemoteError(CallFailed):
     """The handler raised. Fields: ``code``, ``call_id``, and whatever ``details`` it gave."""
 
+    is_remote = True
+
     def __init__(
         self, message: str, *, code: str, call_id: str, details: Mapping[str, Any] | None = None
     ) -> None:
         super().__init__(message, **dict(details or {}))
         self.code = code  # type: ignore[misc]  # the class's code is the default; here it is the handler's own
         self.call_id = call_id
+
+    def to_plain(self) -> dict[str, Any]:
+        """Return the error as data, with the call's id beside what the handler gave."""
+        return {**super().to_plain(), "call_id": self.call_id}
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Keep everything when pickled."""

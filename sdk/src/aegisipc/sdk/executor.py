@@ -83,8 +83,8 @@ class Executor:
         limit_bytes = self._max_result_bytes
         return _info(
             "result_too_large",
-            f"{self._service.name}.{call.method} ran, but its result of {size_bytes} bytes is over the limit of "
-            f"{limit_bytes}",
+            f"{self._service.name}.{call.method} ran, but its result of {size_bytes} bytes is over the limit "
+            f"of {limit_bytes}",
             {"size_bytes": size_bytes, "limit_bytes": limit_bytes},
         )
 

@@ -40,7 +40,13 @@ from aegisipc.eventstore.streams import open_log
 from aegisipc.eventstore.subjects import subjects_of
 from aegisipc.sdk.connect_options import resolve_namespace, resolve_url
 from aegisipc.sdk.core.member import Identity
-from aegisipc.sdk.errors import ContractConflict, InstanceRefused, ResourceConflict, ServiceDefinitionError
+from aegisipc.sdk.errors import (
+    ContractConflict,
+    InstanceRefused,
+    InstanceReplaced,
+    ResourceConflict,
+    ServiceDefinitionError,
+)
 from aegisipc.sdk.hosts.base import Host, HostParts, Site, describe, open_site
 from aegisipc.sdk.hosts.owned import OwnedHost
 from aegisipc.sdk.hosts.pool import PoolHost
@@ -152,12 +158,22 @@ class Instance:
             self.options.on_ready(self)
 
     async def serve(self) -> None:
-        """Serve until asked to stop; rejoin as a new incarnation when taken for lost."""
+        """Serve until asked to stop; rejoin as a new incarnation when taken for lost.
+
+        Raises:
+            InstanceReplaced: another process registered under this instance's id, and has its place now.
+        """
         while not self._stop.is_set():
             host = self._joined_host()
             await self._until_over(host)
             if self._stop.is_set():
                 return
+            if host.failure is None and host.me is None:
+                raise InstanceReplaced(
+                    f"cannot go on as instance {self.id!r}: another process registered under that id; "
+                    "give each process an id of its own, or none",
+                    instance=self.id,
+                )
             if host.failure is not None:
                 _log.error("host_failed", instance=self.id, error=describe(host.failure))
             else:
@@ -233,7 +249,8 @@ class Instance:
 
     @staticmethod
     def _is_over(host: Host) -> bool:
-        return host.failure is not None or (host.me is not None and not host.me.is_live)
+        # Once it has joined, it is unknown only if another incarnation has taken its place.
+        return host.failure is not None or host.me is None or not host.me.is_live
 
     # -- leaving ----------------------------------------------------------------------------------------
 

@@ -48,10 +48,10 @@ def run_verb(verb: Verb, args: Namespace) -> int:
     except BrokenPipeError:
         return _on_broken_pipe()
     except AegisError as error:
-        return _fail(args, error.code, error.message, error.details, _for_people(error))
+        return _fail(args, error.to_plain(), _for_people(error))
     except OSError as error:
         message = _os_message(error)
-        return _fail(args, "os_error", message, {}, message)
+        return _fail(args, {"code": "os_error", "message": message, "details": {}}, message)
     finally:
         gc.freeze()  # the process ends: nothing left is worth a last look for garbage
     return code
@@ -73,13 +73,13 @@ def run_async(main: Coroutine[Any, Any, int]) -> int:
     return int(uvloop.run(main))
 
 
-def _fail(args: Namespace, code: str, message: str, details: dict[str, Any], shown: str) -> int:
+def _fail(args: Namespace, error: dict[str, Any], shown: str) -> int:
     say(f"error: {shown}")
     if getattr(args, "json", False):
         from aegisipc.eventstore.cli.output import print_json  # noqa: PLC0415 - only then
 
         try:
-            print_json({"error": {"code": code, "message": message, "details": details}})
+            print_json({"error": error})
         except BrokenPipeError:
             return _on_broken_pipe()
     return 1
@@ -87,12 +87,12 @@ def _fail(args: Namespace, code: str, message: str, details: dict[str, Any], sho
 
 def _for_people(error: AegisError) -> str:
     """The message; and for an error that a handler raised, the code and the details that it gave."""
-    if "remote_code" not in error.details:
+    if not error.is_remote:
         return error.message
     from aegisipc.eventstore.cli.output import pretty_json, printable  # noqa: PLC0415 - only then
 
-    details = {k: v for k, v in error.details.items() if k != "remote_code"}
-    lines = [f"{error.code}: {error.message}", *(f"{name}: {pretty_json(v)}" for name, v in details.items())]
+    details = (f"{name}: {pretty_json(value)}" for name, value in error.details.items())
+    lines = [f"{error.code}: {error.message}", *details]
     return "\n  ".join(printable(line) if "\n" not in line else line for line in lines)
 
 

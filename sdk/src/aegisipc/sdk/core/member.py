@@ -43,8 +43,8 @@ CLAIMED_TOO_LATE: Final = encode(
     )
 )
 """Body of the ``FAILED`` fact of a ``once`` call whose claim became durable only after its deadline: whoever
-claimed it knows that it never started, and callers are told that it expired. (``EXPIRED`` itself does not count
-after a claim.)"""
+claimed it knows that it never started, and callers are told that it expired. (``EXPIRED`` itself does not
+count after a claim.)"""
 
 _tuple: Final[Callable[..., Any]] = tuple.__new__
 """Makes a NamedTuple three times as fast as calling its class: several are made per call."""

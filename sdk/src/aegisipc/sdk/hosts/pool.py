@@ -135,10 +135,10 @@ class PoolHost:
             self._unlisten()
         for task in self._timers:
             task.cancel()
-        for delivery in self._worker.deliveries.values():
-            self._post(delivery.token, b"-NAK")
         for subscription in self._subscriptions:
             await subscription.unsubscribe()
+        for delivery in self._worker.deliveries.values():  # only now: else our own pulls would get these frames again
+            self._post(delivery.token, b"-NAK")
         for following in self._followings:
             await following.stop()
         await self._commit.close()
