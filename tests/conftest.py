@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog
 
 from aegisipc.router.infrastructure.embedded import EmbeddedServer
 from tests.support.processes import child_server_pids
@@ -58,3 +59,10 @@ def shared_server(
         yield server
     finally:
         run_in_own_loop(server.stop)
+
+
+@pytest.fixture(autouse=True)
+def _own_logging() -> Iterator[None]:
+    """Forget what a test configured: its stderr is closed when it ends."""
+    yield
+    structlog.reset_defaults()

@@ -137,7 +137,8 @@ class PoolHost:
             task.cancel()
         for subscription in self._subscriptions:
             await subscription.unsubscribe()
-        for delivery in self._worker.deliveries.values():  # only now: else our own pulls would get these frames again
+        # Only now: else our own pulls would get these frames again.
+        for delivery in self._worker.deliveries.values():
             self._post(delivery.token, b"-NAK")
         for following in self._followings:
             await following.stop()
