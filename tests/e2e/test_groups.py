@@ -353,7 +353,7 @@ async def test_replies_that_were_missed_are_asked_for(own_place: Place) -> None:
     gate = Gate()
     await own_place.serve(gate.service, "x", instance="a")
     client = await own_place.client()
-    subscription = client._subscriptions[0]
+    subscription = client._dispatcher._subscriptions[0]
     call = asyncio.create_task(client.call("gated.put", 1, resource_id="x"))
     await gate.has_started(1)
     await subscription.unsubscribe()  # the reply goes nowhere

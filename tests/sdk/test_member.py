@@ -446,6 +446,22 @@ def test_a_claim_acknowledged_after_the_pen_was_lost_starts_nothing(log: ListLog
     assert member.started() == []
 
 
+def test_a_claim_of_an_earlier_epoch_acknowledged_late_starts_nothing_in_this_one(
+    log: ListLog, client: FakeClient
+) -> None:
+    member = active_member(log)
+    (call,) = client.send(a_call("pay"))
+    member.read()
+    written = member.core.next_frame()
+    assert written is not None
+    member.store(written)
+    log.promote("a", 2)
+    member.read()
+    member.ack(written)
+    assert member.started() == []
+    assert marks(member.write()) == [(Mark.IN_DOUBT, call)]
+
+
 def test_a_member_whose_frame_cannot_be_written_gives_up_the_pen(log: ListLog, client: FakeClient) -> None:
     member = active_member(log)
     (call,) = client.send(a_call("get"))

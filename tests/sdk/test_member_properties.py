@@ -77,6 +77,8 @@ class TwoMembers(RuleBasedStateMachine):
         self.max_running, self.max_frame_bytes = max_running, max_frame_bytes
         for name in NAMES:
             self._spawn(name)
+        self.router_promotes("a")
+        self.member_goes_on("a")
 
     def _spawn(self, name: str) -> None:
         self.incarnations[name] += 1
@@ -136,6 +138,27 @@ class TwoMembers(RuleBasedStateMachine):
     def member_reads(self, name: str, count: int) -> None:
         self.rigs[name].read(count)
         self._collect(name)
+
+    @rule(name=MEMBERS)
+    def member_goes_on(self, name: str) -> None:
+        """What mostly happens: it reads, writes what it has, and hears that it is stored."""
+        self.member_reads(name, 1000)
+        self.member_sends_a_frame(name)
+        self.server_takes_a_frame(name)
+        self.member_hears_of_its_frame(name)
+
+    @rule(client=st.integers(0, 1), calls=CALLS)
+    def calls_arrive_and_the_holder_takes_them(
+        self, client: int, calls: list[tuple[str, str | None, int, bytes]]
+    ) -> None:
+        self.client_sends(client, calls)
+        if self.holder is not None:
+            self.member_goes_on(self.holder[0])
+
+    @rule(name=MEMBERS)
+    def the_pen_changes_hands(self, name: str) -> None:
+        self.router_promotes(name)
+        self.member_goes_on(name)
 
     @rule(name=MEMBERS, which=st.integers(0, 7), fails=st.booleans())
     def handler_returns(self, name: str, which: int, fails: bool) -> None:

@@ -70,6 +70,8 @@ class Pool(RuleBasedStateMachine):
         self.max_running = max_running
         for name in NAMES:
             self._spawn(name)
+        for name in NAMES:
+            self.worker_reads(name)
 
     def _spawn(self, name: str) -> None:
         self.incarnations[name] += 1
@@ -164,6 +166,22 @@ class Pool(RuleBasedStateMachine):
             if answered:
                 worker.in_flight = None
                 worker.rig.core.on_acked()
+
+    @rule(name=WORKERS)
+    def worker_goes_on(self, name: str) -> None:
+        """What mostly happens: it reads, writes what it has, and reads that back."""
+        self.worker_reads(name)
+        self.worker_writes(name, answered=True)
+        self.worker_reads(name)
+
+    @rule(name=WORKERS, calls=CALLS, other=WORKERS)
+    def calls_are_handed_out_twice(
+        self, name: str, calls: list[tuple[str, str | None, int, bytes]], other: str
+    ) -> None:
+        self.client_sends(calls)
+        self._hand(name, self.frames[-1])
+        self.worker_goes_on(name)
+        self._hand(other, self.frames[-1])
 
     @rule(name=WORKERS)
     def worker_dies_and_comes_back(self, name: str) -> None:

@@ -57,6 +57,9 @@ class Explained:
     drawings: tuple[Drawing, ...]
 
 
+_NOBODY = "nobody yet"
+"""Writer of what the charts and folds know, and no program writes today."""
+
 _UNSUSPECTED = frozenset(InstanceState) - SUSPECTED
 _SUSPICION = frozenset({InstanceEvent.SUSPECTED, InstanceEvent.RECOVERED, InstanceEvent.LOST})
 _REBIRTH = frozenset({InstanceEvent.REGISTERED})
@@ -79,40 +82,43 @@ standbys: all its workers may take calls, so a worker becomes active at once, by
 `promoted` and `demoted` follow from the group's records: the holder that a record names is promoted, the
 former holder is demoted.""",
     states={
-        InstanceState.JOINING: "Registered, but not ready: it is still reading the log, or restoring "
-        "its state. It takes no calls and cannot be promoted.",
+        InstanceState.JOINING: "Registered, but not ready: it waits to be admitted. It takes no calls "
+        "and cannot be promoted.",
         InstanceState.STANDBY: "Warm: it follows the log and can be promoted at any moment.",
         InstanceState.ACTIVE: "It runs calls. In an owned group it holds the pen; in a pool it is one of "
         "several workers.",
-        InstanceState.DRAINING: "It takes no new calls, finishes those that run, hands over, and leaves.",
-        InstanceState.SUSPECTED_JOINING: "Silent, or its connection was lost, while it was joining.",
+        InstanceState.DRAINING: "It starts no more calls, finishes those that run, and leaves. A "
+        "holder keeps the pen until it has left.",
+        InstanceState.SUSPECTED_JOINING: "Silent while it was joining.",
         InstanceState.SUSPECTED_STANDBY: "Silent while it was a standby, or demoted while suspected. It is "
-        "passed over when a holder is chosen.",
-        InstanceState.SUSPECTED_ACTIVE: "Silent while it was active: the router is about to promote "
-        "another. Until then its writes are still good.",
+        "promoted only if no other is ready.",
+        InstanceState.SUSPECTED_ACTIVE: "Silent while it was active. If it stays silent, it is lost and "
+        "another is promoted. Until then its writes are still good.",
         InstanceState.SUSPECTED_DRAINING: "Silent while it was draining.",
         InstanceState.LEFT: "It left in good order. Nothing is owed to it.",
         InstanceState.REFUSED: "Its registration was not accepted; the record says why, for example a "
         "contract that contradicts the one in use.",
-        InstanceState.LOST: "Given up. Should its process still live, it has to register anew; as a former "
-        "holder its writes are refused.",
+        InstanceState.LOST: "Given up. Should its process still live, it has to register anew; once "
+        "another is promoted, its writes are refused.",
     },
     events={
         InstanceEvent.REGISTERED: Recorded("instance", "A new incarnation: its contract and resources."),
-        InstanceEvent.READY: Recorded("instance", "A member of an owned group has caught up with the log."),
-        InstanceEvent.JOINED_POOL: Recorded("instance", "A worker of a pool is ready for calls."),
+        InstanceEvent.READY: Recorded(
+            "instance", "A member of an owned group was admitted, and has caught up with the log."
+        ),
+        InstanceEvent.JOINED_POOL: Recorded(
+            "instance", "A worker of a pool was admitted, and is ready for calls."
+        ),
         InstanceEvent.REFUSED: Recorded("router", "The registration is not accepted."),
         InstanceEvent.PROMOTED: Recorded("router", "It holds the pen from this epoch on."),
         InstanceEvent.DEMOTED: Recorded(
             "router", "Its epoch is over: another holds the pen, or nobody does."
         ),
-        InstanceEvent.DRAINING: Recorded("instance", "It was asked to stop, by a signal or by an operator."),
+        InstanceEvent.DRAINING: Recorded("instance", "It was asked to stop."),
         InstanceEvent.LEFT: Recorded("instance", "Its last record."),
-        InstanceEvent.SUSPECTED: Recorded(
-            "router", "No pulse for too long, or the server saw it disconnect."
-        ),
+        InstanceEvent.SUSPECTED: Recorded("router", "No pulse for too long: 1 s by default."),
         InstanceEvent.RECOVERED: Recorded("router", "Its pulse is back."),
-        InstanceEvent.LOST: Recorded("router", "Suspected for so long that it is given up."),
+        InstanceEvent.LOST: Recorded("router", "No pulse for so long that it is given up: 3 s by default."),
     },
     drawings=(
         Drawing(
@@ -133,25 +139,27 @@ One owned group of a service: who may conclude its calls. Only the leading route
 about it, by compare-and-set on the group's fence subject. So each record also moves the fence, and each
 `promoted` carries a new epoch.
 
-A handover that is called off, and a holder that turns out to be alive, need no events of their own: the
-instance is promoted again, with a new epoch.""",
+Today the router records two things: who was promoted, and that nobody was. Between the loss of a holder and
+the promotion of the next one a group stays `held`; that its holder is lost is said of the instance.""",
     states={
         GroupState.VACANT: "No instance holds the pen, and none can be promoted. Calls are still accepted "
-        "and wait; a router may take the pen to conclude those that expire or are cancelled.",
+        "and wait for an instance; those that expire meanwhile are concluded when one comes.",
         GroupState.HELD: "One instance holds the pen, for one epoch. The normal state.",
         GroupState.FAILING_OVER: "The holder is lost or hands over, and the next one is being promoted. "
-        "Calls wait. It should last milliseconds, or for a handover as long as the longest running call.",
+        "Calls wait. Not reached yet: nothing writes the events that lead here.",
     },
     events={
         GroupEvent.PROMOTED: Recorded("router", "A holder and a new epoch; says why, and on what evidence."),
         GroupEvent.REAFFIRMED: Recorded(
-            "router", "The latest record again, so that the fence does not age out of the log."
+            _NOBODY, "The latest record again: the same holder at the same epoch. Not written yet."
         ),
-        GroupEvent.VACATED: Recorded(
-            "router", "No instance holds the pen from here on. Again when another router takes the pen."
+        GroupEvent.VACATED: Recorded("router", "The holder is gone and nobody is ready to follow."),
+        GroupEvent.HOLDER_LOST: Recorded(
+            _NOBODY, "The holder is taken to be dead or frozen. Not written yet."
         ),
-        GroupEvent.HOLDER_LOST: Recorded("router", "The holder is taken to be dead or frozen."),
-        GroupEvent.HANDOVER_STARTED: Recorded("router", "The holder is about to hand over, as planned."),
+        GroupEvent.HANDOVER_STARTED: Recorded(
+            _NOBODY, "The holder is about to hand over, as planned. Not written yet."
+        ),
     },
     drawings=(Drawing(sources=frozenset(GroupState), events=frozenset(GroupEvent)),),
 )
@@ -166,34 +174,47 @@ call's outcome, for every reader and for ever: nothing leads out of a final stat
 Only `once` methods are claimed before they run. The start of an `idempotent` or `pure` call is not
 recorded, so such a call goes from `accepted` or `retry_wait` straight to what came of the attempt.
 
-The pen holder is the active instance, the router while a group is vacant, or in a pool the worker that
-took the call.""",
+The pen holder is the active instance, or in a pool the worker that took the call.
+
+Retries, cancellation and dead letters are in the chart and in the fold; nothing writes them yet.""",
     states={
         CallState.ACCEPTED: "In the log, without an outcome, and no claim is open on it.",
         CallState.STARTED: "Claimed: from here on its `once` method may have run.",
-        CallState.RETRY_WAIT: "An attempt failed in a way that allows another, which is due later.",
-        CallState.IN_DOUBT: "Nobody can know whether its `once` method ran. It waits for the service's "
-        "`reconcile` hook, for evidence from the fenced instance, or for `aegis doubt resolve`.",
+        CallState.RETRY_WAIT: "An attempt failed in a way that allows another, which is due later. Not "
+        "reached yet.",
+        CallState.IN_DOUBT: "Nobody can know whether its `once` method ran. It is not run again. In an "
+        "owned group nothing resolves a doubt yet; in a pool, an outcome that the worker had on its way "
+        "does.",
         CallState.SUCCEEDED: "Final: the method returned; the result is in the log.",
-        CallState.FAILED: "Final: the method raised; the error is in the log.",
-        CallState.EXPIRED: "Final: its deadline passed before it started. It never ran.",
-        CallState.CANCELLED: "Final: cancelled on request. If it had been claimed, it may have run.",
-        CallState.DEAD_LETTERED: "Final: given up, with the reason. An operator can submit it again, as a "
-        "new call.",
+        CallState.FAILED: "Final: the method raised, could not be called, or gave a result that cannot be "
+        "recorded; the error is in the log. A `once` call whose claim was durable only after its deadline is "
+        "not started and ends so too; its caller is told that it expired.",
+        CallState.EXPIRED: "Final: its deadline passed before it started. An `idempotent` or `pure` call "
+        "that an earlier holder may have begun ends so too, and its record says that.",
+        CallState.CANCELLED: "Final: cancelled on request. If it had been claimed, it may have run. Not "
+        "reached yet.",
+        CallState.DEAD_LETTERED: "Final: given up, with the reason. Not reached yet.",
     },
     events={
         CallEvent.CLAIMED: Recorded("pen holder", "A `once` call is about to start."),
-        CallEvent.RETRY_SCHEDULED: Recorded("pen holder", "The attempt failed; when the next is due."),
-        CallEvent.RETRY_DUE: Recorded("pen holder", "The time of the next attempt has come."),
-        CallEvent.DOUBTED: Recorded("pen holder", "It was claimed in an earlier epoch and has no outcome."),
-        CallEvent.RESOLVED_NOT_EXECUTED: Recorded(
-            "pen holder", "The doubt is resolved: it certainly did not run, so it may run now."
+        CallEvent.RETRY_SCHEDULED: Recorded(
+            _NOBODY, "The attempt failed; when the next is due. Not written yet."
         ),
-        CallEvent.SUCCEEDED: Recorded("pen holder", "The method's result; from doubt, the result found out."),
-        CallEvent.FAILED: Recorded("pen holder", "The method's error; from doubt, the error found out."),
+        CallEvent.RETRY_DUE: Recorded(_NOBODY, "The time of the next attempt has come. Not written yet."),
+        CallEvent.DOUBTED: Recorded(
+            "pen holder",
+            "It was claimed in an earlier epoch, or by a worker that is gone, and has no outcome.",
+        ),
+        CallEvent.RESOLVED_NOT_EXECUTED: Recorded(
+            _NOBODY, "The doubt is resolved: it certainly did not run, so it may run now. Not written yet."
+        ),
+        CallEvent.SUCCEEDED: Recorded("pen holder", "The method's result."),
+        CallEvent.FAILED: Recorded("pen holder", "The method's error."),
         CallEvent.EXPIRED: Recorded("pen holder", "The deadline has passed."),
-        CallEvent.CANCELLED: Recorded("pen holder", "The client or an operator asked for it."),
-        CallEvent.DEAD_LETTERED: Recorded("pen holder", "Out of attempts, or an operator gave it up."),
+        CallEvent.CANCELLED: Recorded(_NOBODY, "The client or an operator asked for it. Not written yet."),
+        CallEvent.DEAD_LETTERED: Recorded(
+            _NOBODY, "Out of attempts, or an operator gave it up. Not written yet."
+        ),
     },
     drawings=(
         Drawing(
@@ -224,23 +245,23 @@ _ROUTER = Explained(
     about="""\
 One router process. Any number may run; at most one leads, by a compare-and-set append of its term. Calls
 go on while none does, only supervision and failover wait. A router that cannot trust its fold (it lost
-its place in the log, or a hash does not match) drops it and replays; if it was leading, another takes
-over.""",
+its place in the log) ends with an error, to be started again; if it was leading, another takes over.""",
     states={
-        RouterState.REPLAYING: "It builds its fold, from a snapshot and the tail of the log. It "
-        "decides nothing.",
+        RouterState.REPLAYING: "It builds its fold by reading the log. It decides nothing.",
         RouterState.FOLLOWING: "Its fold is current. It can take the lead at any moment.",
-        RouterState.LEADING: "It decides: promotions, suspicions, and what is owed to vacant groups.",
+        RouterState.LEADING: "It decides: admissions, suspicions, promotions.",
         RouterState.STOPPED: "Final: the process is over.",
     },
     events={
         RouterEvent.CAUGHT_UP: Recorded("no record", "Its fold has reached the end of the log."),
         RouterEvent.TOOK_LEAD: Recorded("router", "Its append of the next term was the first."),
-        RouterEvent.LOST_LEAD: Recorded(
-            "next leader", "Another router's term is in the log, or it stood down."
+        RouterEvent.LOST_LEAD: Recorded("next leader", "Another router's term is in the log."),
+        RouterEvent.LOST_PLACE: Recorded(
+            "no record", "Its fold cannot be continued. Not caused yet: the process ends instead."
         ),
-        RouterEvent.LOST_PLACE: Recorded("no record", "Its fold cannot be continued."),
-        RouterEvent.STOPPED: Recorded("no record", "It was asked to stop; others notice its silence."),
+        RouterEvent.STOPPED: Recorded(
+            "no record", "It ends. A leader that was asked to stop resigns in the log before."
+        ),
     },
     drawings=(Drawing(sources=frozenset(RouterState), events=frozenset(RouterEvent)),),
 )
