@@ -23,9 +23,9 @@ from aegisipc.eventstore.frames import (
 from aegisipc.eventstore.ids import CallId, CallIds
 from aegisipc.eventstore.log import Expect, Record
 from aegisipc.eventstore.subjects import Subjects, subjects_of
-from aegisipc.sdk.core.member import GroupMember, Identity, Start, Written
+from aegisipc.sdk.core.member import GroupMember
+from aegisipc.sdk.core.pen import Identity, Start, Written
 from aegisipc.sdk.core.pool import PoolWorker
-from aegisipc.sdk.core.pool import Written as PoolWritten
 
 NS: Final[Subjects] = subjects_of("t")
 SERVICE, GROUP, POOL = "orders", "acc", "_pool"
@@ -307,7 +307,7 @@ class WorkerRig:
         self.running: list[Start] = []
         self.replies: list[Reply] = []
         self.acks: list[str] = []
-        self.unacked: PoolWritten | None = None
+        self.unacked: Written | None = None
 
     def read(self) -> None:
         """Deliver what it has not read yet."""

@@ -13,7 +13,7 @@ from aegisipc.eventstore.calls import OpenCall
 from aegisipc.eventstore.codec import decode, encode
 from aegisipc.eventstore.frames import Mark
 from aegisipc.sdk.context import Context
-from aegisipc.sdk.core.member import Identity
+from aegisipc.sdk.core.pen import Identity
 from aegisipc.sdk.errors import ServiceError
 from aegisipc.sdk.executor import Executor
 from aegisipc.sdk.service import Service

@@ -10,7 +10,7 @@ from aegisipc.eventstore.calls import Outcome
 from aegisipc.eventstore.errors import WrongSequence
 from aegisipc.eventstore.frames import Mark, decode_pen
 from aegisipc.eventstore.lifecycles import InstanceState
-from aegisipc.sdk.core.member import MAY_HAVE_STARTED
+from aegisipc.sdk.core.pen import MAY_HAVE_STARTED
 from aegisipc.sdk.errors import CallExpired
 from aegisipc.sdk.outcomes import raise_for_outcome
 from tests.sdk.kit import FakeClient, ListLog, MemberRig, a_call, active_member, ids, marks

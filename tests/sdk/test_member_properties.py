@@ -20,7 +20,7 @@ from aegisipc.eventstore.errors import WrongSequence
 from aegisipc.eventstore.frames import Mark, decode_calls
 from aegisipc.eventstore.ids import CallId
 from aegisipc.eventstore.subjects import CALL
-from aegisipc.sdk.core.member import CLAIMED_TOO_LATE, Start, Written
+from aegisipc.sdk.core.pen import CLAIMED_TOO_LATE, Start, Written
 from tests.sdk.kit import NS, FakeClient, ListLog, MemberRig, a_call
 
 NAMES = ("a", "b")

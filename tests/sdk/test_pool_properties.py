@@ -14,8 +14,8 @@ from aegisipc.eventstore.frames import CallFrame, Mark, decode_pen
 from aegisipc.eventstore.ids import CallId
 from aegisipc.eventstore.log import Record
 from aegisipc.eventstore.subjects import HA, PEN
+from aegisipc.sdk.core.pen import Written
 from aegisipc.sdk.core.pool import Known
-from aegisipc.sdk.core.pool import Written as PoolWritten
 from tests.sdk.kit import NS, POOL, SERVICE, ListLog, WorkerRig, a_call, pool_client, stored_frame
 from tests.support.recount import Recount
 
@@ -44,7 +44,7 @@ class Worker:
 
     rig: WorkerRig
     bound: int
-    in_flight: PoolWritten | None = None
+    in_flight: Written | None = None
     tokens: dict[str, Handed] = field(default_factory=dict)
     started: set[int] = field(default_factory=set)
 

@@ -174,7 +174,7 @@ CASES: list[tuple[Any, Any]] = [
     (Swapped, Swapped(b=1, a=2)),
     (Aliased, Aliased.model_validate({"x": [1], "out": 2, "c1": 3})),
     (Strict, Strict(day=date(2024, 1, 1), pair=(1,), members={1}, pet=Dog(), side=Side.BUY, leg=Leg("A"))),
-    (Open, Open(price=Decimal(1), at=NOW)),  # type: ignore[call-arg]
+    (Open, Open(price=Decimal(1), at=NOW)),
     (Closed, Closed(base=2)),
     (Box[Decimal], Box[Decimal](value=Decimal(1), rest=[Decimal(2)])),
     (Box[Box[set[int]]], Box[Box[set[int]]](value=Box[set[int]](value={1}))),

@@ -283,7 +283,7 @@ class JetStreamFollowing:
             self._fail(
                 LogFailed(
                     f"cannot go on from sequence {self._position}: the log starts at {first_seq} now, so "
-                    "records have aged out unread; start again from a snapshot",
+                    "records have aged out unread; fold the log anew from what it still holds",
                     position=self._position,
                     first_seq=first_seq,
                 )

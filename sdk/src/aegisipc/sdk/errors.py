@@ -5,6 +5,7 @@
     AegisError                      (see also aegisipc.eventstore.errors)
     ├── NoRoute                     no such service, method or resource; nothing was accepted
     ├── NotConnected                no server; the call was certainly not accepted
+    ├── NoResponders                a server, but nobody keeps the log now; certainly not accepted
     ├── Overloaded                  a bound was reached; the call was certainly not accepted
     ├── PayloadTooLarge             the arguments are over the limit; nothing was sent
     ├── ResourceConflict            an instance names a resource that another group holds
@@ -33,6 +34,7 @@ from aegisipc.eventstore.errors import (
     InvalidName,
     LogFull,
     LogMissing,
+    NoResponders,
     NotConnected,
     NotEncodable,
     Overloaded,
@@ -56,6 +58,7 @@ __all__ = [
     "InvalidName",
     "LogFull",
     "LogMissing",
+    "NoResponders",
     "NoRoute",
     "NotConnected",
     "NotEncodable",

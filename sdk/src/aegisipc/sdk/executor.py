@@ -17,7 +17,7 @@ from aegisipc.eventstore.errors import AegisError, CodecError
 from aegisipc.eventstore.events import ErrorInfo
 from aegisipc.eventstore.frames import Mark
 from aegisipc.sdk.context import Context
-from aegisipc.sdk.core.member import Identity
+from aegisipc.sdk.core.pen import Identity
 from aegisipc.sdk.errors import ServiceError
 from aegisipc.sdk.method import ArgumentsRejected, Method, ResultRejected
 from aegisipc.sdk.service import Service

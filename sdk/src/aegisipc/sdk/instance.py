@@ -39,7 +39,7 @@ from aegisipc.eventstore.nats.options import ConnectOptions
 from aegisipc.eventstore.streams import open_log
 from aegisipc.eventstore.subjects import subjects_of
 from aegisipc.sdk.connect_options import resolve_namespace, resolve_url
-from aegisipc.sdk.core.member import Identity
+from aegisipc.sdk.core.pen import Identity
 from aegisipc.sdk.errors import (
     ContractConflict,
     InstanceRefused,

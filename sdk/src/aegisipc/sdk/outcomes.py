@@ -13,7 +13,7 @@ from aegisipc.eventstore.events import ErrorInfo
 from aegisipc.eventstore.frames import Mark
 from aegisipc.eventstore.ids import format_call_id
 from aegisipc.sdk.core.caller import Fate, PendingCall
-from aegisipc.sdk.core.member import CLAIMED_TOO_LATE_CODE
+from aegisipc.sdk.core.pen import CLAIMED_TOO_LATE_CODE
 from aegisipc.sdk.errors import CallExpired, CallInDoubt, CallTimeout, InvalidArguments, RemoteError
 
 

@@ -1,7 +1,7 @@
 """The four lifecycles as state charts: the one place where their transitions are written down.
 
 The charts declare; they do not run. A machine costs 160 µs to build and 105 µs per transition
-(design section 7), so folds use the tables that ``table.py`` derives from these classes, and the
+(measured), so folds use the tables that ``table.py`` derives from these classes, and the
 tests drive the machines beside the tables. Hence a chart has no guards and no actions: whatever
 decides *whether* an event happens lives in ``decide``.
 
@@ -109,7 +109,7 @@ class CallChart(StateMachine):
 
     Only methods with ``effect="once"`` are claimed. The start of a ``pure`` or ``idempotent`` call is
     not in the log, so these go from accepted, or from waiting for a retry, straight to what came of
-    the attempt. A started call cannot expire, since it has started (G7).
+    the attempt. A started call cannot expire, since it has started.
     """
 
     at = States.from_enum(

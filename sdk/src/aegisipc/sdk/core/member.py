@@ -11,78 +11,22 @@ from __future__ import annotations
 
 from collections import defaultdict, deque
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from aegisipc.eventstore.calls import GroupCalls, OpenCall, Outcome, Outcomes
-from aegisipc.eventstore.codec import encode
-from aegisipc.eventstore.events import Effect, ErrorInfo, Event, GroupPromoted, UnknownEvent
-from aegisipc.eventstore.frames import MAX_ENTRIES, Mark, PenEntry, PenFrame, encode_pen
+from aegisipc.eventstore.events import Effect, Event, GroupPromoted, UnknownEvent
+from aegisipc.eventstore.frames import MAX_ENTRIES, Mark
 from aegisipc.eventstore.ids import CallId
 from aegisipc.eventstore.lifecycles import CallState, InstanceState
 from aegisipc.eventstore.log import Expect, Record
 from aegisipc.eventstore.subjects import HA, Subjects
 from aegisipc.eventstore.topology import GroupView, InstanceView, Topology
+from aegisipc.sdk.core.pen import CLAIMED_TOO_LATE, MAY_HAVE_STARTED, Identity, Pen, Start, Written
 
 NEVER_NS: Final = 1 << 62
 
-MAY_HAVE_STARTED: Final = encode(
-    ErrorInfo(
-        code="may_have_started",
-        message="its deadline passed before it had an outcome; an instance that is gone may have begun it",
-    )
-)
-"""Body of an ``EXPIRED`` fact for an idempotent or pure call whose start nobody can exclude: starts of such
-are not logged.
-"""
-
-CLAIMED_TOO_LATE_CODE: Final = "claimed_too_late"
-CLAIMED_TOO_LATE: Final = encode(
-    ErrorInfo(
-        code=CLAIMED_TOO_LATE_CODE,
-        message="its deadline passed while its claim was being written; it was not started",
-    )
-)
-"""Body of the ``FAILED`` fact of a ``once`` call whose claim became durable only after its deadline: whoever
-claimed it knows that it never started, and callers are told that it expired. (``EXPIRED`` itself does not
-count after a claim.)"""
-
 _tuple: Final[Callable[..., Any]] = tuple.__new__
-"""Makes a NamedTuple three times as fast as calling its class: several are made per call."""
-
-
-class Identity(NamedTuple):
-    """Who an instance is. ``incarnation`` and ``session`` tell this run from earlier ones of the same id."""
-
-    service: str
-    group: str
-    instance: str
-    incarnation: str
-    session: int
-
-
-class Fact(NamedTuple):
-    """One entry for the pen: a mark for a call, with its encoded result or error."""
-
-    mark: Mark
-    call: OpenCall
-    body: bytes | None
-
-
-class Written(NamedTuple):
-    """A pen frame on its way, with what it says."""
-
-    payload: bytes
-    record_id: str
-    expect: Expect
-    frame: PenFrame
-    facts: Sequence[Fact]
-
-
-class Start(NamedTuple):
-    """Run this call now, under this epoch."""
-
-    call: OpenCall
-    epoch: int
+"""Makes a NamedTuple three times as fast as calling its class: one is made per call."""
 
 
 class GroupMember:
@@ -113,13 +57,9 @@ class GroupMember:
         self._effects = effects
         self._subjects = subjects
         self._max_running = max_running
-        self._max_frame_bytes = max_frame_bytes
         self._fence_seq = 0
         self._taken_over_at = 0
-        self._number = 0
-        self._facts: deque[Fact] = deque()
-        self._in_flight: Written | None = None
-        self._last_written: Written | None = None
+        self._pen = Pen(identity, max_frame_bytes)
         self._waiting: dict[CallId, OpenCall] = {}
         self._ready: deque[OpenCall] = deque()
         self._queues: dict[str, deque[OpenCall]] = {}
@@ -153,7 +93,7 @@ class GroupMember:
     @property
     def is_quiet(self) -> bool:
         """Nothing runs, and everything written is in the log."""
-        return self.running == 0 and not self._facts and self._in_flight is None
+        return self.running == 0 and self._pen.is_idle
 
     # -- what happens -----------------------------------------------------------------------------------
 
@@ -164,11 +104,7 @@ class GroupMember:
             self.topology.apply(record, place)
             self._follow_role(now_ns)
             return
-        written = self._last_written
-        is_own = (
-            written is not None and record.payload == written.payload
-        )  # no need to decode what was just encoded
-        folded = self.calls.apply(record, place, written.frame if is_own and written is not None else None)
+        folded = self.calls.apply(record, place, self._pen.recognise(record.payload))
         if self.is_active and folded.opened:
             for call in folded.opened:
                 self._schedule(call)
@@ -181,7 +117,7 @@ class GroupMember:
         if not self.is_active or start.epoch != self.epoch:
             return False
         self.running -= 1
-        self._facts.append(_tuple(Fact, (mark, start.call, body)))
+        self._pen.note(mark, start.call, body)
         self._release(start.call.resource)
         if self._ready:
             self._pump(now_ns)
@@ -213,35 +149,11 @@ class GroupMember:
         """Return what to write next, or ``None``. Only one frame may be in flight: tell its fate before
         asking again.
         """
-        if not self.is_active or not self._facts or self._in_flight is not None:
-            return None
-        facts: list[Fact] = []
-        size = 0
-        while self._facts and len(facts) < MAX_ENTRIES:
-            size += 32 + len(self._facts[0].body or b"")
-            if facts and size > self._max_frame_bytes:
-                break
-            facts.append(self._facts.popleft())
-        self._number += 1
-        frame = PenFrame(
-            self.identity.session,
-            self._number,
-            self.epoch,
-            [_tuple(PenEntry, (fact.mark, fact.call.call_id)) for fact in facts],
-            [fact.body for fact in facts],
-        )
-        self._in_flight = self._last_written = Written(
-            encode_pen(frame),
-            f"{self.identity.session:x}.{self.identity.instance}.{self._number}",
-            self._fence(),
-            frame,
-            facts,
-        )
-        return self._in_flight
+        return self._pen.next_frame(self.epoch, self._fence()) if self.is_active else None
 
     def on_acked(self, written: Written, now_ns: int) -> None:
         """The frame is durable: its claims may start, its slots are free."""
-        self._in_flight = None
+        self._pen.settled()
         if not self.is_active or written.frame.epoch != self.epoch:
             return
         for fact in written.facts:
@@ -251,7 +163,7 @@ class GroupMember:
                 self._starts.append(Start(fact.call, self.epoch))
             else:
                 self.running -= 1
-                self._facts.append(Fact(Mark.FAILED, fact.call, CLAIMED_TOO_LATE))
+                self._pen.note(Mark.FAILED, fact.call, CLAIMED_TOO_LATE)
                 self._release(fact.call.resource)
         self._pump(now_ns)
 
@@ -270,12 +182,11 @@ class GroupMember:
             and latest.epoch == written.frame.epoch == self.epoch
         ):
             self._fence_seq = fence_seq
-            self._in_flight = written._replace(expect=self._fence())
-            return self._in_flight
-        self._in_flight = None
+            return written._replace(expect=self._fence())
+        self._pen.settled()
         if (
             written.frame.epoch == self.epoch
-        ):  # else the frame is of an earlier epoch of ours: only the frame is lost
+        ):  # else it is of an earlier epoch of ours: only the frame is lost
             self._step_down()
         return None
 
@@ -283,7 +194,7 @@ class GroupMember:
         """The frame cannot be written at all: give the pen up rather than go on with a hole in what was
         promised.
         """
-        self._in_flight = None
+        self._pen.settled()
         self._step_down()
 
     @staticmethod
@@ -332,7 +243,7 @@ class GroupMember:
         self._taken_over_at = group.fence_seq if group.epoch > 1 else 0
         for call in self.calls.open.values():
             if call.state is CallState.STARTED:  # claimed under an earlier epoch: it may have run
-                self._facts.append(Fact(Mark.IN_DOUBT, call, None))
+                self._pen.note(Mark.IN_DOUBT, call)
             elif call.state is CallState.ACCEPTED:
                 self._schedule(call)
         self._pump(now_ns)
@@ -343,12 +254,11 @@ class GroupMember:
         self.is_active = False
         self.step_downs += 1
         self.running = 0
-        self._facts.clear()
+        self._pen.clear()
         self._waiting.clear()
         self._ready.clear()
         self._queues.clear()
         self._starts.clear()
-        self._in_flight = None
         self._next_deadline_ns = NEVER_NS
 
     # -- order ------------------------------------------------------------------------------------------
@@ -387,13 +297,13 @@ class GroupMember:
             else:
                 self.running += 1
                 if self._effects.get(call.method, Effect.PURE) is Effect.ONCE:
-                    self._facts.append(Fact(Mark.CLAIMED, call, None))
+                    self._pen.note(Mark.CLAIMED, call)
                 else:
                     self._starts.append(_tuple(Start, (call, self.epoch)))
 
     def _expire(self, call: OpenCall) -> None:
         inherited = call.seq < self._taken_over_at and self._effects.get(call.method) is not Effect.ONCE
-        self._facts.append(Fact(Mark.EXPIRED, call, MAY_HAVE_STARTED if inherited else None))
+        self._pen.note(Mark.EXPIRED, call, MAY_HAVE_STARTED if inherited else None)
 
     @property
     def state(self) -> InstanceState:

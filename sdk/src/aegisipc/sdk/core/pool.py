@@ -16,19 +16,15 @@ from aegisipc.eventstore.calls import OpenCall, Sessions, counts
 from aegisipc.eventstore.errors import MalformedPayload
 from aegisipc.eventstore.events import Effect
 from aegisipc.eventstore.frames import (
-    MAX_ENTRIES,
     CallFrame,
     Mark,
-    PenEntry,
-    PenFrame,
     decode_pen,
-    encode_pen,
 )
 from aegisipc.eventstore.ids import CallId
 from aegisipc.eventstore.log import Record
 from aegisipc.eventstore.subjects import HA, PEN, Place, Subjects
 from aegisipc.eventstore.topology import InstanceView, Topology
-from aegisipc.sdk.core.member import CLAIMED_TOO_LATE, MAY_HAVE_STARTED, Fact, Identity, Start
+from aegisipc.sdk.core.pen import CLAIMED_TOO_LATE, MAY_HAVE_STARTED, Identity, Pen, Start, Written
 
 MAX_SEEN: Final = 200_000
 """Calls whose latest known fact is remembered; older ones are looked up in the log when they are handed out
@@ -43,13 +39,6 @@ class Known(NamedTuple):
     writer: str
     seq: int
     body: bytes | None = None
-
-
-class Written(NamedTuple):
-    """A pen frame on its way."""
-
-    payload: bytes
-    record_id: str
 
 
 class Delivery:
@@ -83,17 +72,14 @@ class PoolWorker:
         self._effects = effects
         self._subjects = subjects
         self._max_running = max_running
-        self._max_frame_bytes = max_frame_bytes
         self._sessions = Sessions()
-        self._number = 0
         self._calls: dict[CallId, OpenCall] = {}
         self._frame_of: dict[CallId, int] = {}
         self._ready: deque[OpenCall] = deque()
         self._claiming: set[CallId] = set()
         self._handed_out_before: set[int] = set()
         self._watched: dict[CallId, tuple[OpenCall, Known]] = {}
-        self._facts: deque[Fact] = deque()
-        self._in_flight = False
+        self._pen = Pen(identity, max_frame_bytes)
         self._unanswered = 0
         self._starts: list[Start] = []
         self.anomalies: Counter[str] = Counter()
@@ -116,7 +102,7 @@ class PoolWorker:
     @property
     def is_quiet(self) -> bool:
         """Nothing runs, and everything written came back from the log."""
-        return self.running == 0 and not self._facts and not self._in_flight and self._unanswered == 0
+        return self.running == 0 and self._pen.is_idle and self._unanswered == 0
 
     @property
     def wants(self) -> int:
@@ -193,7 +179,7 @@ class PoolWorker:
             self._watched[call.call_id] = (call, claim)
         else:
             self._calls[call.call_id] = call
-            self._conclude(Fact(Mark.IN_DOUBT, call, None))
+            self._pen.note(Mark.IN_DOUBT, call)
 
     def _doubt_orphans(self) -> None:
         orphans = [(call, claim) for call, claim in self._watched.values() if not self._is_alive(claim)]
@@ -209,7 +195,7 @@ class PoolWorker:
     def on_finished(self, start: Start, mark: Mark, body: bytes | None, now_ns: int) -> None:
         """Take the outcome of a call that ran."""
         self.running -= 1
-        self._conclude(Fact(mark, start.call, body))
+        self._pen.note(mark, start.call, body)
         self._pump(now_ns)
 
     def on_tick(self, now_ns: int) -> None:
@@ -249,32 +235,14 @@ class PoolWorker:
 
     def next_frame(self) -> Written | None:
         """Return what to write next, or ``None``."""
-        if not self._facts or self._in_flight:
-            return None
-        facts: list[Fact] = []
-        size = 0
-        while self._facts and len(facts) < MAX_ENTRIES:
-            size += 32 + len(self._facts[0].body or b"")
-            if facts and size > self._max_frame_bytes:
-                break
-            facts.append(self._facts.popleft())
-        self._number += 1
-        self._in_flight = True
-        self._unanswered += 1
-        frame = PenFrame(
-            self.identity.session,
-            self._number,
-            0,
-            [PenEntry(fact.mark, fact.call.call_id) for fact in facts],
-            [fact.body for fact in facts],
-        )
-        return Written(
-            encode_pen(frame), f"{self.identity.session:x}.{self.identity.instance}.{self._number}"
-        )
+        written = self._pen.next_frame(epoch=0, expect=None)  # a pool has neither epochs nor a fence
+        if written is not None:
+            self._unanswered += 1
+        return written
 
     def on_acked(self) -> None:
         """The frame is durable. What counts is decided when it comes back."""
-        self._in_flight = False
+        self._pen.settled()
 
     def answer(self, call_ids: Sequence[CallId]) -> list[tuple[CallId, int, bytes | None]]:
         """Return the recorded outcomes of those calls that are still remembered here."""
@@ -316,7 +284,7 @@ class PoolWorker:
             self._starts.append(Start(call, 0))
         else:
             self.running -= 1
-            self._conclude(Fact(Mark.FAILED, call, CLAIMED_TOO_LATE))
+            self._pen.note(Mark.FAILED, call, CLAIMED_TOO_LATE)
 
     def _remember(self, call_id: CallId, known: Known) -> None:
         self.seen[call_id] = known
@@ -363,10 +331,7 @@ class PoolWorker:
 
     def _expire(self, call: OpenCall) -> None:
         is_first = self._effects.get(call.method) is Effect.ONCE or call.seq not in self._handed_out_before
-        self._conclude(Fact(Mark.EXPIRED, call, None if is_first else MAY_HAVE_STARTED))
-
-    def _conclude(self, fact: Fact) -> None:
-        self._facts.append(fact)
+        self._pen.note(Mark.EXPIRED, call, None if is_first else MAY_HAVE_STARTED)
 
     def _pump(self, now_ns: int) -> None:
         while self._ready and self.running < self._max_running and not self.is_draining:
@@ -379,6 +344,6 @@ class PoolWorker:
             self.running += 1
             if self._effects.get(call.method, Effect.PURE) is Effect.ONCE:
                 self._claiming.add(call.call_id)
-                self._facts.append(Fact(Mark.CLAIMED, call, None))
+                self._pen.note(Mark.CLAIMED, call)
             else:
                 self._starts.append(Start(call, 0))

@@ -14,7 +14,7 @@ from aegisipc.eventstore.jetstream import JetStreamLog
 from aegisipc.eventstore.nats.connection import Connection
 from aegisipc.eventstore.subjects import Subjects
 from aegisipc.eventstore.topology import InstanceView
-from aegisipc.sdk.core.member import Identity
+from aegisipc.sdk.core.pen import Identity
 from aegisipc.sdk.service import Service
 
 

@@ -17,7 +17,8 @@ from aegisipc.eventstore.log import Appended, Following, Record
 from aegisipc.eventstore.nats.message import Message
 from aegisipc.eventstore.nats.subscription import Subscription
 from aegisipc.eventstore.topology import InstanceView
-from aegisipc.sdk.core.member import GroupMember, Start, Written
+from aegisipc.sdk.core.member import GroupMember
+from aegisipc.sdk.core.pen import Start, Written
 from aegisipc.sdk.executor import Executor
 from aegisipc.sdk.hosts.base import HostParts, Signal, describe, max_body_bytes
 from aegisipc.sdk.wire import decode_ask, encode_outcomes

@@ -29,7 +29,7 @@ from aegisipc.eventstore.nats.message import Message
 from aegisipc.eventstore.nats.subscription import Subscription
 from aegisipc.eventstore.subjects import CALL, HA, PEN
 from aegisipc.eventstore.topology import InstanceView
-from aegisipc.sdk.core.member import Start
+from aegisipc.sdk.core.pen import Start
 from aegisipc.sdk.core.pool import Known, PoolWorker
 from aegisipc.sdk.executor import Executor
 from aegisipc.sdk.hosts.base import HostParts, Signal, describe, max_body_bytes
