@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from aegisipc.eventstore.frames import Mark
+from aegisipc.eventstore.frames import Mark, decode_calls
 from aegisipc.eventstore.log import Record
 from aegisipc.sdk.core.pool import Known
 from tests.sdk.kit import (
@@ -157,6 +157,20 @@ def test_a_draining_worker_starts_nothing_more_and_leaves_frames_for_others(
     assert rig.core.is_quiet
     assert rig.acks == []
     assert list(rig.core.deliveries) == [seq]
+
+
+def test_a_draining_worker_gives_back_the_frames_it_has_not_begun(log: ListLog, client: FakeClient) -> None:
+    rig = worker(log, max_running=1)
+    begun, frame = stored_frame(log, client, a_call("get"), a_call("get"))
+    waiting, _ = stored_frame(log, client, a_call("get"))
+    for seq in (begun, waiting):
+        rig.hand(seq, decode_calls(log.records[seq - 1].payload))
+    token = rig.core.deliveries[waiting].token
+    assert rig.core.drain() == [token]
+    assert list(rig.core.deliveries) == [begun]
+    rig.finish(ids(frame)[0])
+    rig.write()
+    assert rig.core.is_quiet
 
 
 def test_a_question_is_answered_from_what_the_log_says(log: ListLog, client: FakeClient) -> None:

@@ -116,8 +116,9 @@ class Client:
 
         ``resource_id`` names what the call is about: calls with the same one run one after another, in the
         order in which they were made. ``timeout`` is the deadline in seconds: a call that has not started by
-        then never will. ``returns`` is the result's type; without it, models come back as dicts. Other
-        keyword arguments are the method's.
+        then never will. ``returns`` is the result's type; without it, models come back as dicts.
+        Other keyword arguments are the method's; a parameter of the method that has one of these three names
+        is given by position.
 
         Raises:
             NoRoute, Overloaded, PayloadTooLarge, NotEncodable, NotConnected: it was certainly not accepted.

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Any, Final, Protocol
 
-from aegisipc.eventstore.calls import Outcome, counts
+from aegisipc.eventstore.calls import Outcome, Sessions, counts
 from aegisipc.eventstore.codec import TypeCodec
 from aegisipc.eventstore.errors import MalformedPayload
 from aegisipc.eventstore.frames import Mark, decode_calls, decode_pen
@@ -133,12 +133,13 @@ class Seeker:
         start = Start(time_ns=max(0, born_ns - SEEK_MARGIN_S * 1_000_000_000))
         give_up_ns = born_ns + MAX_ACCEPT_DELAY_S * 1_000_000_000
         shown = format_call_id(call_id)
+        sessions = Sessions()
         try:
             async with asyncio.timeout(timeout_s):
                 async for record in self.log.read([self.subjects.of_kind("*", "*", CALL)], start=start):
                     if record.timestamp_ns > give_up_ns:
                         break
-                    found = self._in(record, call_id, codec)
+                    found = self._in(record, sessions, call_id, codec)
                     if found is not None:
                         return found
         except TimeoutError:
@@ -151,13 +152,17 @@ class Seeker:
             call_id=shown,
         )
 
-    def _in(self, record: Record, call_id: CallId, codec: TypeCodec[Any] | None) -> AttachedCall | None:
+    def _in(
+        self, record: Record, sessions: Sessions, call_id: CallId, codec: TypeCodec[Any] | None
+    ) -> AttachedCall | None:
         try:
-            entries = decode_calls(record.payload, bodies=False).entries
+            frame = decode_calls(record.payload, bodies=False)
             place = self.subjects.parse(record.subject)
         except MalformedPayload:
             return None
-        for entry in entries:
+        if not sessions.is_new(record.subject, frame.session, frame.number):
+            return None  # stored after a later frame of its session: no fold counts it, so it never runs
+        for entry in frame.entries:
             if entry.call_id == call_id:
                 deadline_ns = record.timestamp_ns + entry.timeout_ms * 1_000_000
                 pen = self.subjects.of_kind(place.service, place.group, PEN)

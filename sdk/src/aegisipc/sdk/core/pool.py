@@ -208,10 +208,20 @@ class PoolWorker:
                 elif self._is_mine(call):
                     self._expire(call)
 
-    def drain(self) -> None:
-        """Start nothing more; frames that were not begun are left for other workers."""
+    def drain(self) -> list[str]:
+        """Start nothing more. Returns the tokens of frames not begun: other workers can have them at once."""
         self.is_draining = True
+        waiting = {call.call_id for call in self._ready}
         self._ready.clear()
+        unbegun = [seq for seq, delivery in self.deliveries.items() if delivery.open <= waiting]
+        return [self._give_back(seq) for seq in unbegun]
+
+    def _give_back(self, seq: int) -> str:
+        delivery = self.deliveries.pop(seq)
+        self._handed_out_before.discard(seq)
+        for call_id in delivery.open:
+            del self._calls[call_id], self._frame_of[call_id]
+        return delivery.token
 
     # -- what to do -------------------------------------------------------------------------------------
 

@@ -125,8 +125,9 @@ class PoolHost:
         self._timers = [self._loop.create_task(self._tick()), self._loop.create_task(self._progress())]
 
     def drain(self) -> None:
-        """Start nothing more; frames not begun go back to the other workers when this one stops."""
-        self._worker.drain()
+        """Start nothing more; frames not begun go back to the other workers at once."""
+        for token in self._worker.drain():
+            self._post(token, b"-NAK")
         self.signal.notify()
 
     async def stop(self) -> None:

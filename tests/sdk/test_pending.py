@@ -1,0 +1,82 @@
+"""Finding calls in the log by the time in their ids."""
+
+from __future__ import annotations
+
+import pytest
+
+from aegisipc.eventstore.frames import (
+    CallEntry,
+    CallFrame,
+    Mark,
+    PenEntry,
+    PenFrame,
+    encode_calls,
+    encode_pen,
+)
+from aegisipc.eventstore.ids import CallIds, format_call_id
+from aegisipc.eventstore.memory import MemoryLog
+from aegisipc.eventstore.subjects import subjects_of
+from aegisipc.sdk.errors import CallTimeout, CallUnknown
+from aegisipc.sdk.pending import Seeker
+
+NOW_NS = 1_800_000_000_000_000_000
+NS = subjects_of("t")
+IDS = CallIds(7)
+
+
+def a_frame(number: int, *call_ids: bytes, session: int = 7) -> bytes:
+    entries = [CallEntry(call_id, "place", 1000, None) for call_id in call_ids]
+    return encode_calls(CallFrame(session, number, 0, entries, [b"\x92\x90\x80"] * len(entries)))
+
+
+@pytest.fixture
+def log() -> MemoryLog:
+    return MemoryLog(lambda: NOW_NS)
+
+
+@pytest.fixture
+def call_id() -> bytes:
+    return IDS.next(NOW_NS // 1_000_000)
+
+
+async def test_a_call_is_found_by_its_id_and_its_outcome_is_read_from_the_log(
+    log: MemoryLog, call_id: bytes
+) -> None:
+    await log.append(NS.call("orders", "g", "c"), a_frame(1, call_id))
+    pen = PenFrame(9, 1, 1, [PenEntry(Mark.SUCCEEDED, call_id)], [b"\x2a"])
+    await log.append(NS.pen("orders", "g", "i"), encode_pen(pen))
+    found = await Seeker(log, NS).find(call_id, None, 1.0)
+    assert found.call_id == format_call_id(call_id)
+    assert await found.result() == 42
+
+
+async def test_a_frame_that_was_stored_after_its_successor_holds_no_calls(
+    log: MemoryLog, call_id: bytes
+) -> None:
+    other = IDS.next(NOW_NS // 1_000_000)
+    await log.append(NS.call("orders", "g", "c"), a_frame(2, other))
+    await log.append(NS.call("orders", "g", "c"), a_frame(1, call_id))
+    assert (await Seeker(log, NS).find(other, None, 1.0)).call_id == format_call_id(other)
+    with pytest.raises(CallUnknown, match="the log holds no such call"):
+        await Seeker(log, NS).find(call_id, None, 1.0)
+
+
+async def test_a_doubt_that_was_resolved_is_no_doubt_for_who_attaches_later(
+    log: MemoryLog, call_id: bytes
+) -> None:
+    await log.append(NS.call("orders", "g", "c"), a_frame(1, call_id))
+    for number, (mark, body) in enumerate(
+        [(Mark.CLAIMED, None), (Mark.IN_DOUBT, None), (Mark.SUCCEEDED, b"\x07"), (Mark.SUCCEEDED, b"\x08")], 1
+    ):
+        pen = PenFrame(9, number, 1, [PenEntry(mark, call_id)], [body])
+        await log.append(NS.pen("orders", "g", "i"), encode_pen(pen))
+    assert await (await Seeker(log, NS).find(call_id, None, 1.0)).result() == 7
+
+
+async def test_a_call_without_an_outcome_is_waited_for_until_its_deadline(
+    log: MemoryLog, call_id: bytes
+) -> None:
+    await log.append(NS.call("orders", "g", "c"), a_frame(1, call_id))
+    found = await Seeker(log, NS).find(call_id, None, 1.0)
+    with pytest.raises(CallTimeout, match="has no outcome"):
+        await found.result(0.05)
