@@ -193,11 +193,18 @@ class MemberRig:
         incarnation: str = "1",
         max_running: int = 100,
         max_frame_bytes: int = 1 << 20,
+        threaded: Sequence[str] = (),
     ) -> None:
         self.log, self.name = log, name
         identity = Identity(SERVICE, GROUP, name, incarnation, next(self._sessions))
         self.core = GroupMember(
-            identity, EFFECTS, NS, max_running=max_running, max_frame_bytes=max_frame_bytes
+            identity,
+            EFFECTS,
+            NS,
+            max_running=max_running,
+            max_frame_bytes=max_frame_bytes,
+            threaded=threaded,
+            max_threaded=1,
         )
         self.position = 0
         self.running: list[Start] = []
@@ -282,12 +289,17 @@ class MemberRig:
 
 
 def active_member(
-    log: ListLog, name: str = "a", *, max_running: int = 100, max_frame_bytes: int = 1 << 20
+    log: ListLog,
+    name: str = "a",
+    *,
+    max_running: int = 100,
+    max_frame_bytes: int = 1 << 20,
+    threaded: Sequence[str] = (),
 ) -> MemberRig:
     """A member that joined and holds the pen at the next epoch."""
     log.join(name)
     log.promote(name, 1)
-    rig = MemberRig(log, name, max_running=max_running, max_frame_bytes=max_frame_bytes)
+    rig = MemberRig(log, name, max_running=max_running, max_frame_bytes=max_frame_bytes, threaded=threaded)
     rig.read()
     return rig
 

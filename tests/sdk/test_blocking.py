@@ -154,6 +154,11 @@ def test_what_cannot_be_a_stub_is_refused(client: Client) -> None:
         client.service(PlainApi).nope  # type: ignore[attr-defined]  # noqa: B018
 
 
+def test_an_option_given_to_a_stubs_method_is_refused_by_name(client: Client) -> None:
+    with pytest.raises(ServiceDefinitionError, match=r"cannot give 'timeout' to sums\.add"):
+        client.service("sums").add(1, timeout=1)
+
+
 def test_errors_arrive_as_they_are(client: Client) -> None:
     with pytest.raises(RemoteError) as caught:
         client.call("sums.add", 0)

@@ -8,10 +8,11 @@ import pytest
 
 from aegisipc.eventstore.errors import LogFull, NotConnected, Overloaded, PayloadTooLarge
 from aegisipc.eventstore.frames import MAX_TIMEOUT_MS, Mark, decode_calls
-from aegisipc.eventstore.ids import time_of
+from aegisipc.eventstore.ids import format_call_id, time_of
 from aegisipc.sdk.core.caller import ASK_AFTER_NS, GRACE_NS, Caller, CallsOut, Fate, Lane, PendingCall
 from aegisipc.sdk.errors import CallTimeout
 from aegisipc.sdk.outcomes import error_of_fate
+from aegisipc.sdk.wire import MAX_ASKED
 from tests.sdk.kit import GROUP, NS, SERVICE, ms
 
 SERVER_MS = 1_800_000_000_000
@@ -270,7 +271,16 @@ def test_closing_ends_every_open_call_with_what_is_known_of_it() -> None:
     rig.frame()
     unsent = rig.submit()
     assert rig.core.on_closed() == [accepted, sent, unsent]
-    assert [call.fate for call in (accepted, sent, unsent)] == [Fate.TIMED_OUT, Fate.UNKNOWN, Fate.NOT_SENT]
+    assert {call.fate for call in (accepted, sent, unsent)} == {Fate.CLOSED}
+    told = [error_of_fate(call) for call in (accepted, sent, unsent)]
+    assert [type(error) for error in told] == [CallTimeout, CallTimeout, NotConnected]
+    for error, text in zip(
+        told, ["is durable, but", "may be accepted", "certainly did not run"], strict=True
+    ):
+        assert text in error.message
+        assert "client was closed" in error.message
+        assert " after " not in error.message
+        assert error.call_id in {format_call_id(call.call_id) for call in (accepted, sent, unsent)}
 
 
 # -- asking again --------------------------------------------------------------------------------------
@@ -303,6 +313,48 @@ def test_after_a_reconnect_every_accepted_call_is_asked_about_at_once() -> None:
     assert rig.tick(1) == []
 
 
+def test_after_a_reconnect_thousands_of_calls_are_all_asked_about_in_one_tick_a_thousand_at_a_time() -> None:
+    rig = Rig(max_open=10_000)
+    calls = [rig.submit(timeout_ms=60_000) for _ in range(8000)]
+    while (out := rig.core.next_frame(rig.lane)) is not None:
+        rig.core.on_acked(out, 5, rig.now_ns)
+    rig.core.on_reconnected(rig.now_ns)
+    questions = [call_ids for _, call_ids in rig.core.on_tick(rig.now_ns).ask]
+    assert [len(call_ids) for call_ids in questions] == [MAX_ASKED] * 8
+    assert [call_id for call_ids in questions for call_id in call_ids] == [call.call_id for call in calls]
+
+
+def test_a_reconnect_begins_the_intervals_anew() -> None:
+    rig = Rig()
+    rig.accepted()
+    for _ in range(10_000 // 25):
+        rig.tick(25)
+    rig.core.on_reconnected(rig.now_ns)
+    asked_after = [n * 25 for n in range(45) if rig.tick(25 if n else 0)]
+    assert asked_after == [0, 500]
+
+
+def test_after_an_answer_that_concluded_something_the_rest_is_asked_again_at_once() -> None:
+    rig = Rig()
+    one, two, three = rig.accepted(), rig.accepted(), rig.accepted()
+    asked = rig.tick(250)
+    assert asked == [one.call_id, two.call_id, three.call_id]
+    concluded = rig.core.on_outcomes([(two.call_id, Mark.SUCCEEDED, b"")])
+    rest = rig.core.on_answer(asked, concluded=len(concluded), now_ns=rig.now_ns)
+    assert rest == [one.call_id, three.call_id]
+    rig.core.on_outcomes([(call_id, Mark.SUCCEEDED, b"") for call_id in rest])
+    assert rig.core.on_answer(rest, concluded=2, now_ns=rig.now_ns) == []
+
+
+def test_after_an_answer_that_concluded_nothing_the_next_question_waits() -> None:
+    rig = Rig()
+    rig.accepted()
+    asked = rig.tick(250)
+    assert rig.core.on_answer(asked, concluded=0, now_ns=rig.now_ns) == []
+    assert rig.tick(499) == []
+    assert rig.tick(1) == asked
+
+
 def test_calls_are_asked_about_group_by_group() -> None:
     rig = Rig()
     other = rig.core.lane(SERVICE, "other")
@@ -311,7 +363,7 @@ def test_calls_are_asked_about_group_by_group() -> None:
     rig.core.on_acked(rig.frame(other), 6, rig.now_ns)
     rig.now_ns += ASK_AFTER_NS
     asked = rig.core.on_tick(rig.now_ns).ask
-    assert [(lane.group, ids) for lane, ids in asked] == [
+    assert [(lane.group, [*ids]) for lane, ids in asked] == [
         (GROUP, [mine.call_id]),
         ("other", [theirs.call_id]),
     ]

@@ -13,9 +13,10 @@ from aegisipc.eventstore.calls import OpenCall
 from aegisipc.eventstore.codec import decode, encode
 from aegisipc.eventstore.frames import Mark
 from aegisipc.sdk.context import Context
-from aegisipc.sdk.core.pen import Identity
-from aegisipc.sdk.errors import ServiceError
+from aegisipc.sdk.core.pen import CLAIMED_TOO_LATE, Identity
+from aegisipc.sdk.errors import InvalidArguments, ServiceError
 from aegisipc.sdk.executor import Executor
+from aegisipc.sdk.failures import MAX_ERROR_BYTES, MAX_FIELD_ERRORS
 from aegisipc.sdk.service import Service
 from tests.sdk.kit import EPOCH_NS, GROUP
 
@@ -69,6 +70,53 @@ async def sees(ctx: Context) -> list[Any]:
     ]
 
 
+class Unprintable(Exception):
+    def __str__(self) -> str:
+        raise RuntimeError("no text")
+
+
+class Panic(BaseException):
+    pass
+
+
+HORRORS: dict[str, BaseException] = {
+    "unprintable": Unprintable(),
+    "panic": Panic("native code"),
+    "exit": SystemExit(3),
+    "interrupt": KeyboardInterrupt(),
+    "code of another type": ServiceError(404, "gone"),  # type: ignore[arg-type]
+    "message of another type": ServiceError("gone", ValueError("x")),  # type: ignore[arg-type]
+    "surrogates": ServiceError("gone", "file \udcff", name="\udcff"),
+    "huge details": ServiceError("gone", "big", rows=["x" * 100] * 100_000),
+    "huge message": ValueError("x" * 1_000_000),
+}
+
+
+@service.method(effect="pure")
+async def horror(name: str) -> None:
+    raise HORRORS[name]
+
+
+@service.method(effect="pure", name="horror_in_a_thread")
+def horror_in_a_thread(name: str) -> None:
+    raise HORRORS[name]
+
+
+@service.method(effect="pure")
+async def asks_another() -> None:
+    raise InvalidArguments("cannot call risk.check: qty: too large", call_id="x", errors=[])
+
+
+@service.method(effect="pure")
+async def adds(numbers: list[int]) -> int:
+    return sum(numbers)
+
+
+@service.method
+def late_in_a_thread() -> None:
+    raise AssertionError("it must not start")
+
+
 @service.method(effect="pure")
 async def waits() -> None:
     await asyncio.Event().wait()
@@ -88,6 +136,7 @@ def call(method: str, *args: Any) -> OpenCall:
 async def failure(executor: Executor, method: str, *args: Any) -> dict[str, Any]:
     mark, body = await executor.execute(call(method, *args), 3)
     assert mark is Mark.FAILED
+    assert body is not None
     info: dict[str, Any] = decode(body)
     return info
 
@@ -101,12 +150,14 @@ async def test_a_result_is_encoded(executor: Executor) -> None:
 
 async def test_the_context_tells_the_handler_about_its_call(executor: Executor) -> None:
     _, body = await executor.execute(call("sees"), 3)
+    assert body is not None
     seen = decode(body)
     assert seen == ["orders", GROUP, "a", "c1", "acc_1", 3, "01a3185c-5000-7000-8000-040000000007", 2.0]
 
 
 async def test_a_plain_function_runs_in_a_thread_of_the_service(executor: Executor) -> None:
     _, body = await executor.execute(call("in_a_thread", 7), 1)
+    assert body is not None
     assert decode(body) == "orders_0 in_a_thread 7"
 
 
@@ -161,4 +212,43 @@ async def test_wrong_arguments_fail_and_name_the_field(executor: Executor) -> No
 async def test_an_unknown_method_fails_and_lists_the_known_ones(executor: Executor) -> None:
     info = await failure(executor, "nope")
     assert info["code"] == "no_such_method"
-    assert "it has breaks, echo, in_a_thread" in info["message"]
+    assert "it has adds, asks_another, breaks" in info["message"]
+
+
+@pytest.mark.parametrize("method", ["horror", "horror_in_a_thread"])
+@pytest.mark.parametrize("name", HORRORS)
+async def test_whatever_a_handler_raises_is_an_outcome_of_bounded_size(
+    executor: Executor, method: str, name: str
+) -> None:
+    mark, body = await executor.execute(call(method, name), 3)
+    assert mark is Mark.FAILED
+    assert body is not None
+    assert len(body) <= MAX_ERROR_BYTES
+    info = decode(body)
+    assert info["code"] in ("internal_error", "gone", "404")
+    assert info["message"]
+
+
+async def test_an_error_of_something_that_the_handler_called_is_not_about_its_own_arguments(
+    executor: Executor,
+) -> None:
+    info = await failure(executor, "asks_another")
+    assert info["code"] == "downstream_error"
+    assert "failed on something it called: cannot call risk.check" in info["message"]
+    assert info["details"]["code"] == "invalid_arguments"
+
+
+async def test_of_very_many_faults_the_first_are_named_and_the_others_counted(executor: Executor) -> None:
+    info = await failure(executor, "adds", ["x"] * 20_000)
+    assert len(info["details"]["errors"]) == MAX_FIELD_ERRORS
+    assert info["details"]["more"] == 20_000 - MAX_FIELD_ERRORS
+    assert "and 19980 more" in info["message"]
+
+
+async def test_a_call_that_waited_for_a_thread_beyond_its_deadline_does_not_start() -> None:
+    late = Executor(service, Identity("orders", GROUP, "a", "1", 1), lambda: EPOCH_NS + 3_000_000_000, 1000)
+    try:
+        assert await late.execute(call("late_in_a_thread"), 1) == (Mark.FAILED, CLAIMED_TOO_LATE)
+        assert await late.execute(call("horror_in_a_thread", "exit"), 1) == (Mark.EXPIRED, None)
+    finally:
+        late.close()

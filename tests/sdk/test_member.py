@@ -634,3 +634,63 @@ def test_a_call_still_expires_while_its_group_drains(log: ListLog, client: FakeC
 def marks_of(log: ListLog) -> list[tuple[Mark, bytes]]:
     frames = [decode_pen(record.payload) for record in log.records if ".pen." in record.subject]
     return [pair for frame in frames for pair in zip((m for m, _ in frame.entries), ids(frame), strict=True)]
+
+
+# -- plain functions, and what piles up ------------------------------------------------------------------
+
+
+def test_calls_that_wait_for_a_thread_hold_up_no_others_and_take_no_slots(
+    log: ListLog, client: FakeClient
+) -> None:
+    member = active_member(log, max_running=2, threaded=["put"])
+    in_thread, waits, quick = client.send(a_call("put"), a_call("put"), a_call("get"))
+    member.read()
+    assert set(member.started()) == {in_thread, quick}
+    member.finish(quick)
+    assert member.started() == [in_thread]
+    member.finish(in_thread)
+    assert member.started() == [waits]
+
+
+def test_a_call_that_waits_for_a_thread_expires_at_its_deadline(log: ListLog, client: FakeClient) -> None:
+    member = active_member(log, threaded=["put"])
+    runs, waits = client.send(a_call("put"), a_call("put", timeout_ms=100))
+    member.read()
+    member.pass_time(150)
+    member.finish(runs)
+    assert member.started() == []
+    written = member.write()
+    assert written is not None
+    assert marks(written) == [(Mark.EXPIRED, waits), (Mark.SUCCEEDED, runs)]
+
+
+def test_calls_that_expired_behind_a_stuck_one_are_let_go(log: ListLog, client: FakeClient) -> None:
+    member = active_member(log, max_running=1)
+    (stuck,) = client.send(a_call(resource="x"))
+    member.read()
+    for _ in range(3):
+        client.send(*[a_call(resource="x", timeout_ms=50)] * 20, *[a_call(timeout_ms=50)] * 20)
+        client.send(a_call(resource="y", timeout_ms=50), a_call(resource="y", timeout_ms=50))
+        member.read()
+        member.pass_time(100)
+        while member.write():
+            pass
+        member.read()
+    core = member.core
+    assert member.started() == [stuck]
+    assert core.waiting == len(core.calls.open) - 1 == 0
+    assert sum(map(len, core._queues.values())) + len(core._ready) + len(core._ready_threaded) == 0
+    member.finish(stuck)
+    (after,) = client.send(a_call(resource="y"))
+    member.read()
+    assert member.started() == [after]
+
+
+def test_a_record_that_is_not_ours_is_counted_and_changes_nothing(log: ListLog, client: FakeClient) -> None:
+    member = active_member(log)
+    log.append("aegis.t.log.orders.acc.call.a.b", b"x")
+    log.append("aegis.t.log.orders.acc.call.\ufffd", b"x")
+    (call,) = client.send(a_call())
+    member.read()
+    assert member.started() == [call]
+    assert member.core.calls.anomalies["misplaced"] == 2

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Sequence
+
 import pytest
 
+from aegisipc.eventstore.errors import LogFailed
 from aegisipc.eventstore.frames import (
     CallEntry,
     CallFrame,
@@ -14,6 +18,7 @@ from aegisipc.eventstore.frames import (
     encode_pen,
 )
 from aegisipc.eventstore.ids import CallIds, format_call_id
+from aegisipc.eventstore.log import BEGINNING, Deliver, Following, Record, Start
 from aegisipc.eventstore.memory import MemoryLog
 from aegisipc.eventstore.subjects import subjects_of
 from aegisipc.sdk.errors import CallTimeout, CallUnknown
@@ -80,3 +85,37 @@ async def test_a_call_without_an_outcome_is_waited_for_until_its_deadline(
     found = await Seeker(log, NS).find(call_id, None, 1.0)
     with pytest.raises(CallTimeout, match="has no outcome"):
         await found.result(0.05)
+
+
+class BreakingLog(MemoryLog):
+    """A log whose followings end by themselves at the next record."""
+
+    def __init__(self) -> None:
+        super().__init__(lambda: NOW_NS)
+        self.caught_up = asyncio.Event()
+
+    async def follow(
+        self, subjects: Sequence[str], deliver: Deliver, *, start: Start = BEGINNING
+    ) -> Following:
+        def fail(_: Record) -> None:
+            raise RuntimeError("the log is not the one it was")
+
+        del deliver
+        following = await super().follow(subjects, fail, start=start)
+        await following.caught_up(1.0)
+        self.caught_up.set()
+        return following
+
+
+@pytest.mark.parametrize("wait", ["result", "settled"])
+async def test_who_waits_for_a_call_is_told_when_following_the_log_failed(wait: str, call_id: bytes) -> None:
+    log = BreakingLog()
+    await log.append(NS.call("orders", "g", "c"), a_frame(1, call_id))
+    found = await Seeker(log, NS).find(call_id, None, 1.0)
+    waiting = asyncio.create_task(found.settled() if wait == "settled" else found.result(60.0))
+    await log.caught_up.wait()
+    pen = PenFrame(9, 1, 1, [PenEntry(Mark.SUCCEEDED, call_id)], [b"\x2a"])
+    await log.append(NS.pen("orders", "g", "i"), encode_pen(pen))
+    with pytest.raises(LogFailed, match="following failed"):
+        async with asyncio.timeout(5):
+            await waiting

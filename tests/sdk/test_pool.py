@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from aegisipc.eventstore.calls import Outcome, Outcomes
 from aegisipc.eventstore.frames import Mark, decode_calls
 from aegisipc.eventstore.log import Record
 from aegisipc.sdk.core.pool import Known
@@ -143,20 +144,41 @@ def test_an_expired_call_never_starts_and_one_that_waits_expires_at_its_deadline
     assert marks(rig.write()) == [(Mark.SUCCEEDED, runs), (Mark.EXPIRED, last)]
 
 
-def test_a_draining_worker_starts_nothing_more_and_leaves_frames_for_others(
+def test_a_draining_worker_asks_for_nothing_and_runs_the_waiting_calls_of_the_frames_it_has_begun(
     log: ListLog, client: FakeClient
 ) -> None:
     rig = worker(log, max_running=1)
-    seq, frame = stored_frame(log, client, a_call("get"), a_call("get"))
+    seq, frame = stored_frame(log, client, a_call("get"), a_call("pay"))
     rig.hand(seq, frame)
-    rig.core.drain()
-    assert rig.core.wants == 0
-    rig.finish(ids(frame)[0])
+    running, waiting = ids(frame)
+    assert rig.core.drain() == []
+    assert (rig.core.wants, rig.core.free, rig.core.waiting) == (0, 0, 1)
+    rig.finish(running)
     rig.write()
-    assert rig.started() == []
+    assert rig.started() == [waiting]
+    assert (rig.core.is_quiet, rig.core.running) == (False, 1)
+    rig.finish(waiting)
+    rig.write()
     assert rig.core.is_quiet
-    assert rig.acks == []
-    assert list(rig.core.deliveries) == [seq]
+    assert rig.acks == ["t1"]
+
+
+def test_a_call_that_waits_in_a_draining_worker_expires_at_its_deadline(
+    log: ListLog, client: FakeClient
+) -> None:
+    rig = worker(log, max_running=1)
+    seq, frame = stored_frame(log, client, a_call("get"), a_call("get", timeout_ms=10))
+    rig.hand(seq, frame)
+    running, waiting = ids(frame)
+    rig.core.drain()
+    log.now_ns += 10_000_000
+    rig.core.on_tick(log.now_ns)
+    assert marks(rig.write()) == [(Mark.EXPIRED, waiting)]
+    assert rig.replies == [(waiting, Mark.EXPIRED, None)]
+    assert (rig.core.is_quiet, rig.core.running) == (False, 1)
+    rig.finish(running)
+    rig.write()
+    assert rig.core.is_quiet
 
 
 def test_a_draining_worker_gives_back_the_frames_it_has_not_begun(log: ListLog, client: FakeClient) -> None:
@@ -168,9 +190,11 @@ def test_a_draining_worker_gives_back_the_frames_it_has_not_begun(log: ListLog, 
     token = rig.core.deliveries[waiting].token
     assert rig.core.drain() == [token]
     assert list(rig.core.deliveries) == [begun]
-    rig.finish(ids(frame)[0])
+    for call in ids(frame):
+        rig.finish(call)
     rig.write()
     assert rig.core.is_quiet
+    assert rig.acks == ["t1"]
 
 
 def test_a_question_is_answered_from_what_the_log_says(log: ListLog, client: FakeClient) -> None:
@@ -182,6 +206,41 @@ def test_a_question_is_answered_from_what_the_log_says(log: ListLog, client: Fak
     rig.write()
     other.read()
     assert other.core.answer([done, claimed, b"?" * 16]) == [(done, Mark.SUCCEEDED, b"r")]
+
+
+def test_a_worker_forgets_results_over_the_limit_of_bytes_but_not_that_and_where_calls_are_concluded(
+    log: ListLog, client: FakeClient
+) -> None:
+    rig = worker(log)
+    rig.core.outcomes = Outcomes(max_bytes=100)
+    seq, frame = stored_frame(log, client, a_call("get"), a_call("get"), a_call("pay"))
+    rig.hand(seq, frame)
+    older, newer, claimed = ids(frame)
+    rig.write()
+    rig.finish(older, b"o" * 60)
+    rig.write()
+    where = len(log.records)
+    rig.finish(newer, b"n" * 60)
+    rig.write()
+    assert rig.core.answer([older, newer]) == [(newer, Mark.SUCCEEDED, b"n" * 60)]
+    assert rig.core.missing([older, newer, claimed, b"?" * 16]) == ({older: where}, [b"?" * 16])
+    rig.hand(seq, frame, "t2")
+    assert rig.started() == [claimed]
+
+
+def test_an_outcome_that_was_looked_up_is_remembered_unless_a_later_one_was_followed(
+    log: ListLog, client: FakeClient
+) -> None:
+    rig = worker(log)
+    before, followed = b"b" * 16, b"f" * 16
+    seq = log.append(NS.pen(SERVICE, POOL, "w2"), pen_frame(7, 1, (Mark.SUCCEEDED, followed, b"final")))
+    rig.read()
+    rig.core.on_found(Outcome(followed, Mark.IN_DOUBT, None), seq - 1)
+    rig.core.on_found(Outcome(before, Mark.FAILED, b"e"), seq - 1)
+    assert rig.core.answer([before, followed]) == [
+        (before, Mark.FAILED, b"e"),
+        (followed, Mark.SUCCEEDED, b"final"),
+    ]
 
 
 # -- handed out twice ----------------------------------------------------------------------------------
@@ -198,6 +257,25 @@ def test_a_frame_handed_out_again_while_it_is_in_work_only_changes_the_token(
     rig.finish(ids(frame)[0])
     rig.write()
     assert rig.acks == ["t2"]
+
+
+def test_a_call_whose_frame_was_stored_twice_runs_once_and_its_first_frame_stays_open_for_it(
+    log: ListLog, client: FakeClient
+) -> None:
+    rig = worker(log)
+    first, frame = stored_frame(log, client, a_call("put"), a_call("pay"))
+    second = log.append(NS.call(SERVICE, POOL, client.name), log.records[first - 1].payload)
+    rig.hand(first, frame, "t1")
+    rig.hand(second, frame, "t2")
+    assert list(rig.core.deliveries) == [first]
+    rig.write()
+    assert rig.started() == ids(frame)
+    for call in ids(frame):
+        rig.finish(call)
+    rig.write()
+    assert rig.acks == ["t2", "t1"]
+    assert [call for call, *_ in rig.replies] == ids(frame)
+    assert rig.core.running == 0
 
 
 def test_calls_that_are_concluded_already_are_not_run_again(log: ListLog, client: FakeClient) -> None:
@@ -219,11 +297,11 @@ def test_a_frame_whose_calls_are_all_concluded_is_acknowledged_at_once(
     seq, frame = stored_frame(log, client, a_call("get"))
     (call,) = ids(frame)
     record = Record(seq, NS.call(SERVICE, POOL, "c1"), b"", log.now_ns)
-    rig.core.on_frame("t9", record, frame, {call: Known(Mark.SUCCEEDED, "w2", seq + 1, b"r")}, log.now_ns)
+    rig.core.on_frame("t9", record, frame, {call: Known(Mark.SUCCEEDED, "w2", seq + 1)}, log.now_ns)
     rig.take()
     assert rig.started() == []
     assert rig.acks == ["t9"]
-    assert rig.core.answer([call]) == [(call, Mark.SUCCEEDED, b"r")]
+    assert rig.core.missing([call]) == ({call: seq + 1}, [])
 
 
 def test_the_first_conclusion_in_log_order_counts_and_only_its_writer_replies(

@@ -110,6 +110,8 @@ class Pool(RuleBasedStateMachine):
     def _hand(self, name: str, handed: Handed) -> None:
         worker = self.workers[name]
         handed.times += 1
+        if worker.rig.core.is_draining:
+            return  # it gives the frame back at once
         self.tokens += 1
         token = f"t{self.tokens}"
         worker.tokens[token] = handed
@@ -129,10 +131,10 @@ class Pool(RuleBasedStateMachine):
             if place.kind != PEN:
                 continue
             pen = decode_pen(record.payload)
-            for (mark, call_id), body in zip(pen.entries, pen.bodies, strict=True):
+            for mark, call_id in pen.entries:
                 former = known.get(call_id)
                 if call_id in wanted and counts(former.mark if former else None, mark):
-                    known[call_id] = Known(mark, place.who, record.seq, body)
+                    known[call_id] = Known(mark, place.who, record.seq)
         return known
 
     @precondition(lambda self: any(handed.is_acked for handed in self.frames))
@@ -192,6 +194,12 @@ class Pool(RuleBasedStateMachine):
         """It never comes back under that incarnation; a later one registers after the router's word."""
         self.log.lose(name, str(self.incarnations[name]), group=POOL)
         self._spawn(name)
+
+    @rule(name=WORKERS)
+    def worker_drains(self, name: str) -> None:
+        worker = self.workers[name]
+        given_back = [worker.tokens[token] for token in worker.rig.core.drain()]
+        assert not any(handed.is_acked for handed in given_back if handed.times == 1)
 
     @rule(name=WORKERS)
     def a_live_worker_is_taken_for_lost(self, name: str) -> None:
@@ -263,6 +271,7 @@ class Pool(RuleBasedStateMachine):
         """The faults end: whoever was taken for lost comes back, and the consumer hands out what is open."""
         for name in NAMES:
             self.worker_reads(name)
+            self._end_drain(name)
             me = self.workers[name].rig.core.me
             if me is None or not me.is_live:
                 self._spawn(name)
@@ -284,6 +293,22 @@ class Pool(RuleBasedStateMachine):
             for handed in waiting:
                 self._hand(NAMES[turn % 3], handed)
         raise AssertionError("the workers never come to rest")
+
+    def _end_drain(self, name: str) -> None:
+        """A draining worker is done without any further frame, and its instance starts anew."""
+        rig = self.workers[name].rig
+        if not rig.core.is_draining:
+            return
+        for _ in range(1000):
+            while rig.running:
+                self.handler_returns(name, 0)
+            self.worker_writes(name, answered=True)
+            self.worker_reads(name)
+            if rig.core.is_quiet:
+                assert rig.core.waiting == 0
+                self._spawn(name)
+                return
+        raise AssertionError("a draining worker is never quiet")
 
 
 TestPool = Pool.TestCase

@@ -36,8 +36,16 @@ def test_outcomes_that_do_not_fit_are_left_out() -> None:
     assert len(decode_outcomes(packed)) == 4
 
 
-def test_a_question_holds_a_thousand_ids_at_most() -> None:
-    assert len(decode_ask(encode_ask([ID] * 5000))) == MAX_ASKED
+def test_an_outcome_that_does_not_fit_keeps_none_behind_it_from_being_told() -> None:
+    outcomes = [(ID, 1, b"x"), (ID, 1, b"x" * 4000), (ID, 2, b"y")]
+    told = decode_outcomes(encode_outcomes(outcomes, 2000))
+    assert [tuple(outcome) for outcome in told] == [outcomes[0], outcomes[2]]
+
+
+def test_a_question_holds_a_thousand_ids_at_most_and_never_leaves_one_out() -> None:
+    assert len(decode_ask(encode_ask([ID] * MAX_ASKED))) == MAX_ASKED
+    with pytest.raises(ValueError, match="ask in parts of 1000"):
+        encode_ask([ID] * (MAX_ASKED + 1))
 
 
 HOSTILE: list[Any] = [

@@ -366,3 +366,16 @@ async def test_a_server_that_does_not_read_cannot_fill_the_memory(
         with pytest.raises(Overloaded) as caught:
             await flood()
         assert caught.value.limit == 2_000_000
+
+
+async def test_a_message_on_a_subject_that_is_not_utf8_ends_no_session(
+    nats_server: EmbeddedServer, connect: Opener
+) -> None:
+    client = await connect(nats_server.url)
+    got: list[Message] = []
+    await client.subscribe("odd.>", got.append)
+    wire_of(client).send((b"PUB odd.\xff 2\r\nhi\r\n",))
+    await client.publish("odd.plain", b"after")
+    await eventually(lambda: len(got) == 2, within_s=2)
+    assert [(m.subject.isascii(), m.payload) for m in got] == [(False, b"hi"), (True, b"after")]
+    assert client.generation == 1

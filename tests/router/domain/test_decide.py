@@ -224,6 +224,35 @@ def test_an_instance_with_other_methods_is_refused_and_told_the_difference() -> 
     assert len(refused.error.details["differences"]) == 2
 
 
+def test_a_refusal_is_small_however_much_the_contracts_differ() -> None:
+    def wide(tag: str) -> ev.Contract:
+        return {
+            f"{'m' * 300}_{n}": MethodContract(
+                effect=Effect.PURE, arguments=tag, returns="r", signature=f"m({tag * 5000})"
+            )
+            for n in range(40)
+        }
+
+    world = World()
+    world.joined("a", contract=wide("x"))
+    world.register("b", contract=wide("y"))
+    refused = only(world.decide(), ev.InstanceRefused)
+    assert "; and 32 more)" in refused.error.message
+    assert (len(refused.error.details["differences"]), refused.error.details["more"]) == (8, 32)
+    assert all(len(difference) <= 200 for difference in refused.error.details["differences"])
+    assert len(ev.encode_event(refused)) < 8192
+
+
+def test_the_evidence_of_a_promotion_names_eight_heirs_and_counts_the_rest() -> None:
+    world = World()
+    for n in range(12):
+        world.joined(f"i{n:02}")
+    world.leave("i00")
+    event = only(world.settle(), ev.GroupPromoted)
+    assert event.evidence["ready"] == [f"i{n:02}" for n in range(1, 9)]
+    assert event.evidence["more_ready"] == 3
+
+
 @pytest.mark.parametrize(
     ("offers", "said"),
     [
@@ -479,6 +508,24 @@ def test_pulses_that_cannot_be_read_are_counted_and_move_the_clock_only() -> Non
     for payload in (b"\xc1", b"\x05", msgpack.packb({"no": "incarnation"}), msgpack.packb([1])):
         world.board.apply(Record(1, NS.pulse("instance", "a"), payload, world.log.now_ns))
     world.board.apply(Record(1, "elsewhere", b"", world.log.now_ns))
+    assert world.board.unreadable == 5
+    assert not world.board.instances
+
+
+def test_a_pulse_whose_identity_is_no_text_or_that_is_too_long_is_not_shown() -> None:
+    world = World()
+    known = {"service": SERVICE, "group": GROUP, "incarnation": "1"}
+    oddities: list[dict[str, object]] = [
+        {"incarnation": b"1"},
+        {"service": {}},
+        {"group": 7},
+        {"incarnation": "1" * 257},
+    ]
+    for odd in oddities:
+        payload = msgpack.packb(known | odd)
+        world.board.apply(Record(1, NS.pulse("instance", "a"), payload, world.log.now_ns))
+    long = msgpack.packb(known | {f"more {n}": 1 for n in range(60)} | {"text": "x" * 4096})
+    world.board.apply(Record(1, NS.pulse("instance", "a"), long, world.log.now_ns))
     assert world.board.unreadable == 5
     assert not world.board.instances
 

@@ -156,13 +156,13 @@ class InstanceRegistered(Event):
     id.
     """
 
-    incarnation: str
+    incarnation: str = Field(max_length=64)
     mode: Literal["owned", "pool"]
     resources: tuple[str, ...] = ()
     contract: Contract
-    host: str
+    host: str = Field(max_length=255)
     pid: int
-    version: str
+    version: str = Field(max_length=64)
 
 
 @REGISTRY.event("instance.ready.v1")

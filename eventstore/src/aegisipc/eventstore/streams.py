@@ -17,7 +17,11 @@ _API_TIMEOUT_S = 5.0
 
 @dataclass(frozen=True, slots=True)
 class LogOptions:
-    """How the log is kept. ``max_bytes`` and ``max_age_s`` of 0 mean no limit."""
+    """How the log is kept. ``max_bytes`` and ``max_age_s`` of 0 mean no limit.
+
+    Only a log that nobody routes on may have a ``max_age_s``: a router refuses it, because the records that
+    say who holds a group's pen and who is in it are written once, and would age out with the rest.
+    """
 
     replicas: int = 1
     max_bytes: int = 0

@@ -134,7 +134,7 @@ class Subjects:
         Raises:
             MalformedPayload: when the subject is not one of ours.
         """
-        tokens = subject.split(".")
+        tokens = subject.split(".") if subject.isascii() else ()  # names are ASCII
         match tokens:
             case ["aegis", self.namespace, "log", service, group, kind, who] if all(tokens):
                 return Place(service, group, kind, who)

@@ -34,7 +34,7 @@ from aegisipc.eventstore.errors import AegisError, NotConnected
 from aegisipc.eventstore.names import check_method
 from aegisipc.sdk import client as asynchronous
 from aegisipc.sdk import pending as asynchronous_pending
-from aegisipc.sdk.stubs import read_api
+from aegisipc.sdk.stubs import read_api, refuse_call_options
 
 __all__ = ["Client", "EventLoopBlocked", "Pending", "connect"]
 
@@ -293,6 +293,8 @@ class _Stub:
         returns = self._returns[method] if self._returns is not None else None
 
         def call(*args: Any, **kwargs: Any) -> Any:
+            if kwargs:
+                refuse_call_options(target, kwargs)
             return client.call(target, *args, returns=returns, **options, **kwargs)
 
         call.__name__ = call.__qualname__ = method

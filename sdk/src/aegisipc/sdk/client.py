@@ -11,7 +11,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final, Self, overload
 
-from aegisipc.eventstore.codec import type_codec
 from aegisipc.eventstore.ids import parse_call_id
 from aegisipc.eventstore.jetstream import JetStreamLog
 from aegisipc.eventstore.names import check_name
@@ -23,7 +22,7 @@ from aegisipc.eventstore.topology import Topology
 from aegisipc.sdk.connect_options import resolve_namespace, resolve_url
 from aegisipc.sdk.core.caller import PendingCall
 from aegisipc.sdk.dispatch import Dispatcher
-from aegisipc.sdk.outcomes import error_of_fate, value_of
+from aegisipc.sdk.outcomes import codec_of, error_of_fate, value_of
 from aegisipc.sdk.pending import Pending, Seeker, SubmittedCall
 from aegisipc.sdk.stubs import stub_of
 
@@ -57,6 +56,7 @@ class Client:
         self._connection = connection
         self._seeker = Seeker(log, dispatcher.subjects)
         self._loop = asyncio.get_running_loop()
+        self._closing: asyncio.Task[None] | None = None
 
     @property
     def name(self) -> str:
@@ -117,23 +117,24 @@ class Client:
         ``resource_id`` names what the call is about: calls with the same one run one after another, in the
         order in which they were made. ``timeout`` is the deadline in seconds: a call that has not started by
         then never will. ``returns`` is the result's type; without it, models come back as dicts.
-        Other keyword arguments are the method's; a parameter of the method that has one of these three names
-        is given by position.
+        Other keyword arguments are the method's; no method has a parameter with one of these three names.
 
         Raises:
+            ServiceDefinitionError, InvalidName: an argument of ``call`` itself cannot be used.
             NoRoute, Overloaded, PayloadTooLarge, NotEncodable, NotConnected: it was certainly not accepted.
             InvalidArguments, RemoteError: it has that outcome.
             CallExpired: it certainly never ran.
             CallInDoubt: nobody knows whether it ran.
             CallTimeout: no outcome in time; ``attach(error.call_id)`` waits for it.
         """
+        codec = None if returns is None else codec_of(returns)  # refused before anything is submitted
         pending = self._submit(target, args, kwargs, resource_id, timeout)
         over = self._loop.create_future()
         pending.over_waiters = [over]
         await over
         if pending.outcome is None:
             raise error_of_fate(pending)
-        return value_of(pending.outcome, target, None if returns is None else type_codec(returns))
+        return value_of(pending.outcome, target, codec)
 
     async def submit(
         self,
@@ -150,8 +151,8 @@ class Client:
         When this returns, the call is in the log: it will have exactly one outcome even if this process ends
         now. Arguments and errors as for :meth:`call`; the outcome's errors are raised by ``Pending.result``.
         """
+        codec = codec_of(returns)
         pending = self._submit(target, args, kwargs, resource_id, timeout)
-        codec = None if returns is None else type_codec(returns)
         submitted = SubmittedCall(pending, target, codec, self._seeker)
         await submitted.accepted()
         return submitted
@@ -164,9 +165,10 @@ class Client:
         Raises:
             CallUnknown: the log holds no such call.
             MalformedPayload: `call_id` is not a call id.
+            ServiceDefinitionError: `returns` cannot be used.
         """
         raw = parse_call_id(call_id)
-        codec = None if returns is None else type_codec(returns)
+        codec = codec_of(returns)
         own = self._dispatcher.open_calls.get(raw)
         if own is not None:
             return SubmittedCall(own, f"{own.lane.service}.{own.method}", codec, self._seeker)
@@ -229,9 +231,19 @@ class Client:
         await self.close()
 
     async def close(self) -> None:
-        """Disconnect. Calls without an outcome stay durable: attach to them from any process. Idempotent."""
-        await self._dispatcher.close()
-        await self._connection.close()
+        """Disconnect. Calls without an outcome stay durable: attach to them from any process. Idempotent.
+
+        Closing goes on when the wait for it is cancelled; closing again waits for its end.
+        """
+        if self._closing is None:
+            self._closing = self._loop.create_task(self._close(), name=f"close {self.name}")
+        await asyncio.shield(self._closing)
+
+    async def _close(self) -> None:
+        try:
+            await self._dispatcher.close()
+        finally:
+            await self._connection.close()
 
 
 class _Connecting:

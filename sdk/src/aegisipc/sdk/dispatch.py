@@ -97,14 +97,26 @@ class Dispatcher:
         self._subscriptions = [
             await self._connection.subscribe(self.subjects.reply(self.name), self._on_reply)
         ]
-        await self._read_routes()
+        self._following = await self._read_routes()
         self._unlisten = self._connection.on_event(self._on_event)
         self._tick()
 
-    async def _read_routes(self) -> None:
-        self.topology = Topology(self.subjects)
-        self._following = await self._event_log.follow([self.subjects.topology], self._on_topology)
-        await self._following.caught_up(_ROUTES_TIMEOUT_S)
+    async def _read_routes(self) -> Following:
+        """Read the routing table into a new topology, which takes the place of the former one when it is
+        whole.
+        """
+        topology = Topology(self.subjects)
+        following = await self._event_log.follow(
+            [self.subjects.topology], lambda record: self._on_topology(topology, record)
+        )
+        try:
+            await following.caught_up(_ROUTES_TIMEOUT_S)
+        except BaseException:
+            await following.stop()
+            raise
+        self.topology = topology
+        self._reroute()
+        return following
 
     async def _reread_routes(self, failed: Following) -> None:
         """Following ended by itself (the log was replaced, or part of it is gone): read the routes anew."""
@@ -112,7 +124,7 @@ class Dispatcher:
         await failed.stop()
         while not self.is_closed:
             try:
-                await self._read_routes()
+                self._following = await self._read_routes()
             except AegisError as error:
                 _log.warning("routes_not_read", client=self.name, error=error.message)
                 await asyncio.sleep(_REREAD_S)
@@ -128,8 +140,9 @@ class Dispatcher:
             self._unlisten()
         if self._ticker is not None:
             self._ticker.cancel()
-        for task in self._background:
-            task.cancel()
+        for pending in self._caller.on_closed():  # before anything that may take its time
+            _wake(pending)
+        await self._end_background()
         for lane in self._caller.lanes.values():
             if lane.driver is not None:
                 await lane.driver.close()
@@ -137,8 +150,13 @@ class Dispatcher:
             await subscription.unsubscribe()
         if self._following is not None:
             await self._following.stop()
-        for pending in self._caller.on_closed():
-            _wake(pending)
+
+    async def _end_background(self) -> None:
+        tasks = list(self._background)
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
 
     # -- calling ----------------------------------------------------------------------------------------
 
@@ -156,11 +174,11 @@ class Dispatcher:
         """
         if self.is_closed:
             raise NotConnected(f"cannot call {target}: the client is closed; connect another one")
-        if not timeout_s > 0:
-            raise ServiceDefinitionError(
-                f"cannot call {target} with a timeout of {timeout_s!r} s: it is a number above 0"
-            )
-        lane, method = self._routes.get((target, resource_id)) or self._route(target, resource_id)
+        try:
+            found = self._routes.get((target, resource_id)) if timeout_s > 0 else None
+        except TypeError:  # not a number, or not text: below, what is wrong is named
+            found = None
+        lane, method = found or self._route(target, resource_id, timeout_s)
         body = encode([list(args), kwargs])
         now_ns = time.monotonic_ns()
         pending = self._caller.submit(
@@ -175,7 +193,11 @@ class Dispatcher:
         lane.driver.kick(now=len(lane.queue) >= _FLUSH_CALLS)
         return pending
 
-    def _route(self, target: str, resource_id: str | None) -> tuple[Lane, str]:
+    def _route(self, target: str, resource_id: str | None, timeout_s: float) -> tuple[Lane, str]:
+        if not _is_positive(timeout_s):
+            raise ServiceDefinitionError(
+                f"cannot call {target} with a timeout of {timeout_s!r} s: it is a number above 0"
+            )
         service, method = split_target(target)
         if resource_id is not None:
             check_resource(resource_id)
@@ -207,21 +229,30 @@ class Dispatcher:
 
     # -- what comes in ----------------------------------------------------------------------------------
 
-    def _on_topology(self, record: Record) -> None:
+    def _on_topology(self, topology: Topology, record: Record) -> None:
         self._clock.observe(record.timestamp_ns, time.monotonic_ns())
-        self.topology.apply(record)
+        topology.apply(record)
+        if topology is self.topology:
+            self._reroute()
+
+    def _reroute(self) -> None:
         self._routes.clear()
         for lane in self._caller.lanes.values():
             self._tune(lane)
 
     def _on_reply(self, message: Message) -> None:
+        self._conclude(message)
+
+    def _conclude(self, message: Message) -> int:
         try:
             outcomes = decode_outcomes(message.payload)
         except MalformedPayload as error:
             _log.warning("reply_unreadable", error=error.message)
-            return
-        for pending in self._caller.on_outcomes(outcomes):
+            return 0
+        concluded = self._caller.on_outcomes(outcomes)
+        for pending in concluded:
             _wake(pending)
+        return len(concluded)
 
     def _on_event(self, event: ConnectionEvent) -> None:
         if isinstance(event, Connected):
@@ -249,8 +280,12 @@ class Dispatcher:
         with suppress(
             AegisError
         ):  # nobody holds the pen now, or the answer was lost: the next round asks again
-            answer = await self._connection.request(subject, encode_ask(call_ids), timeout_s=_ASK_TIMEOUT_S)
-            self._on_reply(answer)
+            while call_ids:
+                answer = await self._connection.request(
+                    subject, encode_ask(call_ids), timeout_s=_ASK_TIMEOUT_S
+                )
+                concluded = self._conclude(answer)
+                call_ids = self._caller.on_answer(call_ids, concluded=concluded, now_ns=time.monotonic_ns())
 
     # -- for the lanes ----------------------------------------------------------------------------------
 
@@ -306,6 +341,13 @@ class _LaneSource:
 
     def gave_up(self, frame: OutFrame, error: AegisError, *, maybe_stored: bool) -> None:
         self._dispatcher.gave_up(frame.content, error, maybe_stored=maybe_stored)
+
+
+def _is_positive(number: Any) -> bool:
+    try:
+        return bool(number > 0)
+    except TypeError:
+        return False
 
 
 def _wake(pending: PendingCall) -> None:

@@ -115,8 +115,8 @@ class CallError(AegisError):
 
 
 class CallTimeout(CallError):
-    """No outcome in time. The call may have run or may run yet; ``client.attach(call_id)`` waits for its
-    outcome.
+    """No outcome in time, or before the client was closed. The call may have run or may run yet;
+    ``client.attach(call_id)`` waits for its outcome.
     """
 
     code = "call_timeout"
@@ -164,7 +164,8 @@ class RemoteError(CallFailed):
     def __init__(
         self, message: str, *, code: str, call_id: str, details: Mapping[str, Any] | None = None
     ) -> None:
-        super().__init__(message, **dict(details or {}))
+        super().__init__(message)
+        self.details = dict(details or {})  # the handler's: any text may be a key, so never keyword arguments
         self.code = code  # type: ignore[misc]  # the class's code is the default; here it is the handler's own
         self.call_id = call_id
 

@@ -13,7 +13,7 @@ import secrets
 import signal
 import socket
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Final, Self
@@ -21,7 +21,14 @@ from typing import Any, Final, Self
 import msgpack
 import structlog
 
-from aegisipc.eventstore.errors import AckUnknown, AegisError, LogFull, NoResponders, NotConnected
+from aegisipc.eventstore.errors import (
+    AckUnknown,
+    AegisError,
+    LogFull,
+    MalformedPayload,
+    NoResponders,
+    NotConnected,
+)
 from aegisipc.eventstore.events import (
     ErrorInfo,
     Event,
@@ -29,15 +36,19 @@ from aegisipc.eventstore.events import (
     InstanceLeft,
     InstanceReady,
     InstanceRegistered,
+    MethodContract,
+    decode_event,
     encode_event,
 )
 from aegisipc.eventstore.ids import SESSION_BITS
 from aegisipc.eventstore.lifecycles import InstanceState
+from aegisipc.eventstore.log import Start
 from aegisipc.eventstore.names import POOL_GROUP, check_name, check_resource, default_group
 from aegisipc.eventstore.nats.connection import Connection
 from aegisipc.eventstore.nats.options import ConnectOptions
 from aegisipc.eventstore.streams import open_log
 from aegisipc.eventstore.subjects import subjects_of
+from aegisipc.eventstore.topology import InstanceView
 from aegisipc.sdk.connect_options import resolve_namespace, resolve_url
 from aegisipc.sdk.core.pen import Identity
 from aegisipc.sdk.errors import (
@@ -56,10 +67,17 @@ from aegisipc.sdk.version import VERSION
 _log = structlog.get_logger("aegisipc.instance")
 
 _RETRY_S: Final = 0.1
+_LOOK_S: Final = 0.25
+_REJOIN_S: Final = 1.0
+_LONGEST_REJOIN_S: Final = 30.0
+_LAST_WORDS_S: Final = 2.0
+_SIGNATURE_CHARS: Final = 1000
 _REFUSALS: Final[dict[str, type[AegisError]]] = {
     ResourceConflict.code: ResourceConflict,
     ContractConflict.code: ContractConflict,
 }
+_PERMANENT: Final = (ResourceConflict, ContractConflict, InstanceRefused, InstanceReplaced)
+"""What trying again does not change: somebody has to look at it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +130,10 @@ class Instance:
         self._host: Host | None = None
         self._identity: Identity | None = None
         self._pulser: asyncio.Task[None] | None = None
+        self._is_registered = False
+        """This incarnation's registration is in the log, or may be."""
+        self._is_read_back = False
+        """And the host has folded it: if the host knows nothing of it later, another one has the place."""
 
     # -- life -------------------------------------------------------------------------------------------
 
@@ -126,7 +148,9 @@ class Instance:
         """Join, serve until :meth:`request_stop` is called, drain and leave.
 
         Raises:
-            ResourceConflict, ContractConflict: the router refused the instance.
+            ResourceConflict, ContractConflict: the router refused the instance: when it joined, or when it
+                came back after it was taken for lost.
+            InstanceReplaced: another process registered under this instance's id, and has its place now.
             LogMissing, NotConnected, BadCredentials, ServerUnsuitable: as the connection found it.
         """
         await self.start()
@@ -136,31 +160,56 @@ class Instance:
             await self.stop()
 
     def request_stop(self) -> None:
-        """Ask :meth:`run` to drain and return. Idempotent; callable from a signal handler of the loop."""
+        """Ask :meth:`run` to drain and return, and :meth:`start` to give up joining. Idempotent; callable
+        from a signal handler of the loop.
+        """
         self._stop.set()
         if self._host is not None:
             self._host.signal.notify()
 
     async def start(self) -> None:
-        """Connect and join; returns when calls can be taken."""
+        """Connect and join; returns when calls can be taken, or at once when a stop is requested. If it
+        fails, or ``on_ready`` raises, the instance has left.
+        """
+        try:
+            if await self._unless_stopped(self._connect_and_join()) and self.options.on_ready is not None:
+                self.options.on_ready(self)
+        except BaseException:
+            await self.stop()
+            raise
+
+    async def _connect_and_join(self) -> None:
         url = resolve_url(self.options.url)
         self._connection = await Connection.open(
             ConnectOptions(url, name=f"aegis:{self.service.name}:{self.id}")
         )
+        log = await open_log(self._connection, self.subjects)
+        self._site = await open_site(self._connection, log, self.subjects)
+        await self._join()
+
+    async def _unless_stopped(self, work: Coroutine[Any, Any, None]) -> bool:
+        """Do `work` until a stop is requested; tells whether it was done."""
+        loop = asyncio.get_running_loop()
+        doing, stopping = loop.create_task(work), loop.create_task(self._stop.wait())
         try:
-            log = await open_log(self._connection, self.subjects)
-            self._site = await open_site(self._connection, log, self.subjects)
-            await self._join()
-        except BaseException:
-            await self._close()
-            raise
-        if self.options.on_ready is not None:
-            self.options.on_ready(self)
+            await asyncio.wait({doing, stopping}, return_when=asyncio.FIRST_COMPLETED)
+            if not doing.done():
+                return False
+            await doing
+            return True
+        finally:
+            doing.cancel()
+            stopping.cancel()
+            await asyncio.gather(doing, stopping, return_exceptions=True)
 
     async def serve(self) -> None:
         """Serve until asked to stop; rejoin as a new incarnation when taken for lost.
 
+        Without a router or a server, rejoining is tried again after 1 s, 2 s, 4 s and so on, up to 30 s. A
+        refusal is final: whoever supervises the process shall see it.
+
         Raises:
+            ResourceConflict, ContractConflict: it was taken for lost, and the router does not want it back.
             InstanceReplaced: another process registered under this instance's id, and has its place now.
         """
         while not self._stop.is_set():
@@ -169,11 +218,7 @@ class Instance:
             if self._stop.is_set():
                 return
             if host.failure is None and host.me is None:
-                raise InstanceReplaced(
-                    f"cannot go on as instance {self.id!r}: another process registered under that id; "
-                    "give each process an id of its own, or none",
-                    instance=self.id,
-                )
+                raise self._replaced()
             if host.failure is not None:
                 _log.error("host_failed", instance=self.id, error=describe(host.failure))
             else:
@@ -190,7 +235,7 @@ class Instance:
         """Drain, leave and disconnect. What does not end within ``drain_timeout_s`` stays open in the log."""
         host = self._host
         try:
-            if host is not None and not self._is_over(host):
+            if host is not None and host.failure is None and self._may_be_live(host):
                 await self._drain(host)
         finally:
             await self._close()
@@ -199,17 +244,20 @@ class Instance:
 
     async def _join(self) -> None:
         site = self._opened_site()
+        self._is_registered = self._is_read_back = False
         self._identity = Identity(
             self.service.name, self.group, self.id, secrets.token_hex(8), secrets.randbits(SESSION_BITS)
         )
         parts = HostParts(site, self.service, self._identity)
         self._host = host = PoolHost(parts) if self.group == POOL_GROUP else OwnedHost(parts)
         await host.start()
-        await self._say(self._registration(self._identity))
+        self._is_registered = True
+        registered_seq = await self._say(self._registration(self._identity))
         self._pulser = asyncio.get_running_loop().create_task(self._pulse(), name=f"pulse {self.id}")
-        await host.signal.until(
-            lambda: host.me is not None and (host.me.admitted or not host.me.is_live),
-            self.options.join_timeout_s,
+        await self._read_back(host, registered_seq)
+        await self._until_known(
+            host,
+            lambda me: me.admitted or not me.is_live,
             f"join service {self.service.name!r}: no router answered; start one (aegis router, or aegis "
             "dev), or wait longer: "
             "nobody admitted the instance",
@@ -217,31 +265,81 @@ class Instance:
         if host.me is not None and host.me.refusal is not None:
             raise _refusal(host.me.refusal)
         await self._say(InstanceReady(incarnation=self._identity.incarnation))
-        await host.signal.until(
-            lambda: host.me is not None and host.me.state is not InstanceState.JOINING,
-            self.options.join_timeout_s,
+        await self._until_known(
+            host,
+            lambda me: me.state is not InstanceState.JOINING,
             "read back that the instance is ready",
         )
         _log.info("joined", service=self.service.name, group=self.group, instance=self.id)
 
+    async def _read_back(self, host: Host, registered_seq: int) -> None:
+        """Wait until the host has folded the registration.
+
+        Another one of the same id may follow so closely that the host knows only that one. So if nothing
+        is known of ours, the log is asked.
+        """
+        site, identity = self._opened_site(), self._joined_identity()
+        subject = site.subjects.instance(identity.service, identity.group, identity.instance)
+        loop = asyncio.get_running_loop()
+        give_up_at = loop.time() + self.options.join_timeout_s
+        while host.me is None:
+            with suppress(AckUnknown):
+                await host.signal.until(lambda: host.me is not None, _LOOK_S, "read back the registration")
+                break
+            if loop.time() >= give_up_at:
+                raise AckUnknown(
+                    f"cannot join service {self.service.name!r}: its registration is stored, but was not "
+                    f"read back within {self.options.join_timeout_s:g} s; is the server there?"
+                )
+            with suppress(AckUnknown, NotConnected, NoResponders):
+                async for record in site.log.read([subject], start=Start(registered_seq + 1)):
+                    if _registers_another(record.payload, identity.incarnation):
+                        raise self._replaced()
+        self._is_read_back = True
+
+    async def _until_known(self, host: Host, true: Callable[[InstanceView], bool], what: str) -> None:
+        """Wait until it is `true` of this incarnation, which the host knows.
+
+        Raises:
+            InstanceReplaced: it is known no more: another one registered under its id.
+        """
+        await host.signal.until(lambda: host.me is None or true(host.me), self.options.join_timeout_s, what)
+        if host.me is None:
+            raise self._replaced()
+
+    def _replaced(self) -> InstanceReplaced:
+        self._is_read_back = True
+        return InstanceReplaced(
+            f"cannot go on as instance {self.id!r}: another process registered under that id; "
+            "give each process an id of its own, or none",
+            instance=self.id,
+        )
+
     async def _rejoin(self) -> None:
+        pause_s = _REJOIN_S
         while not self._stop.is_set():
             try:
-                await self._join()
+                await self._unless_stopped(self._join())
+            except _PERMANENT:
+                raise
             except AegisError as error:
-                _log.warning("rejoin_failed", instance=self.id, error=describe(error))
+                _log.warning("rejoin_failed", instance=self.id, error=describe(error), pause_s=pause_s)
                 await self._leave_host()
-                with suppress(TimeoutError):
-                    await asyncio.wait_for(self._stop.wait(), 1.0)
+                await self._stopped_within(pause_s)
+                pause_s = min(_LONGEST_REJOIN_S, 2 * pause_s)
             else:
                 return
+
+    async def _stopped_within(self, pause_s: float) -> None:
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._stop.wait(), pause_s)
 
     def _registration(self, identity: Identity) -> InstanceRegistered:
         return InstanceRegistered(
             incarnation=identity.incarnation,
             mode="pool" if self.group == POOL_GROUP else "owned",
             resources=self.resources,
-            contract=self.service.contract,
+            contract={name: _bounded(method) for name, method in self.service.contract.items()},
             host=socket.gethostname(),
             pid=os.getpid(),
             version=VERSION,
@@ -252,14 +350,20 @@ class Instance:
         # Once it has joined, it is unknown only if another incarnation has taken its place.
         return host.failure is not None or host.me is None or not host.me.is_live
 
+    def _may_be_live(self, host: Host) -> bool:
+        """Whether the others may count on this incarnation, as far as can be told from here."""
+        if host.me is not None:
+            return host.me.is_live
+        return self._is_registered and not self._is_read_back
+
     # -- leaving ----------------------------------------------------------------------------------------
 
     async def _drain(self, host: Host) -> None:
         identity = self._joined_identity()
-        with suppress(AegisError):
-            await self._say(
-                InstanceDraining(incarnation=identity.incarnation, cause="stop requested"), patience_s=2.0
-            )
+        if host.me is not None and host.me.admitted:
+            with suppress(AegisError):
+                draining = InstanceDraining(incarnation=identity.incarnation, cause="stop requested")
+                await self._say(draining, patience_s=_LAST_WORDS_S)
         host.drain()
         try:
             await host.signal.until(
@@ -268,9 +372,8 @@ class Instance:
         except AckUnknown as error:
             _log.warning("drain_incomplete", instance=self.id, error=describe(error))
         with suppress(AegisError):
-            await self._say(
-                InstanceLeft(incarnation=identity.incarnation, cause="stop requested"), patience_s=2.0
-            )
+            left = InstanceLeft(incarnation=identity.incarnation, cause="stop requested")
+            await self._say(left, patience_s=_LAST_WORDS_S)
 
     async def _leave_host(self) -> None:
         if self._pulser is not None:
@@ -282,6 +385,7 @@ class Instance:
             self._host = None
 
     async def _close(self) -> None:
+        self._is_registered = self._is_read_back = False
         await self._leave_host()
         if self._connection is not None:
             await self._connection.close()
@@ -289,16 +393,19 @@ class Instance:
 
     # -- talking ----------------------------------------------------------------------------------------
 
-    async def _say(self, event: Event, *, patience_s: float | None = None) -> None:
-        """Append an event about this instance; the same record is sent again until it is stored."""
+    async def _say(self, event: Event, *, patience_s: float | None = None) -> int:
+        """Append an event about this instance; the same record is sent again until it is stored. Returns its
+        sequence.
+        """
         site, identity = self._opened_site(), self._joined_identity()
         subject = site.subjects.instance(identity.service, identity.group, identity.instance)
         record_id = f"{identity.incarnation}.{event.type}"
 
-        async def attempt() -> None:
-            await site.log.append(subject, encode_event(event), record_id=record_id, timeout_s=2.0)
+        async def attempt() -> int:
+            payload = encode_event(event)
+            return (await site.log.append(subject, payload, record_id=record_id, timeout_s=2.0)).seq
 
-        await _persist(attempt, self.options.join_timeout_s if patience_s is None else patience_s)
+        return await _persist(attempt, self.options.join_timeout_s if patience_s is None else patience_s)
 
     async def _pulse(self) -> None:
         site, identity, host = self._opened_site(), self._joined_identity(), self._joined_host()
@@ -329,7 +436,22 @@ class Instance:
         return self._identity
 
 
-async def _persist(attempt: Callable[[], Awaitable[None]], patience_s: float) -> None:
+def _bounded(method: MethodContract) -> MethodContract:
+    """A registration is one record: what is only there for people must not burst it."""
+    if len(method.signature) <= _SIGNATURE_CHARS:
+        return method
+    return method.model_copy(update={"signature": method.signature[: _SIGNATURE_CHARS - 1] + "…"})
+
+
+def _registers_another(payload: bytes, incarnation: str) -> bool:
+    try:
+        event = decode_event(payload)
+    except MalformedPayload:
+        return False
+    return isinstance(event, InstanceRegistered) and event.incarnation != incarnation
+
+
+async def _persist[T](attempt: Callable[[], Awaitable[T]], patience_s: float) -> T:
     loop = asyncio.get_running_loop()
     give_up_at = loop.time() + patience_s
     while True:

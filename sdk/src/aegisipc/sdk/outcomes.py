@@ -2,19 +2,52 @@
 
 from __future__ import annotations
 
-from typing import Any, NoReturn
+from types import BuiltinFunctionType, FunctionType, MethodType
+from typing import Any, Final, NoReturn
 
 from pydantic import ValidationError
 
 from aegisipc.eventstore.calls import Outcome
-from aegisipc.eventstore.codec import TypeCodec, decode
+from aegisipc.eventstore.codec import TypeCodec, decode, type_codec
 from aegisipc.eventstore.errors import AckUnknown, AegisError, MalformedPayload, NotConnected
 from aegisipc.eventstore.events import ErrorInfo
 from aegisipc.eventstore.frames import Mark
 from aegisipc.eventstore.ids import format_call_id
 from aegisipc.sdk.core.caller import Fate, PendingCall
 from aegisipc.sdk.core.pen import CLAIMED_TOO_LATE_CODE
-from aegisipc.sdk.errors import CallExpired, CallInDoubt, CallTimeout, InvalidArguments, RemoteError
+from aegisipc.sdk.errors import (
+    CallExpired,
+    CallInDoubt,
+    CallTimeout,
+    InvalidArguments,
+    RemoteError,
+    ServiceDefinitionError,
+)
+
+_NO_TYPES: Final = frozenset({str, FunctionType, MethodType, BuiltinFunctionType})
+"""What Pydantic takes for types at first, and then reads no result as."""
+
+
+def codec_of(returns: Any) -> TypeCodec[Any] | None:
+    """Return the codec of the type that a caller expects (``None``: of none).
+
+    Raises:
+        ServiceDefinitionError: results cannot be read as that type.
+    """
+    if returns is None:
+        return None
+    if type(returns) in _NO_TYPES:
+        raise _unreadable(returns, "that is no type")
+    try:
+        return type_codec(returns)
+    except Exception as error:
+        raise _unreadable(returns, f"{type(error).__name__}: {error}") from error
+
+
+def _unreadable(returns: Any, why: str) -> ServiceDefinitionError:
+    return ServiceDefinitionError(
+        f"cannot read results as returns={returns!r}: {why}; give a type that Pydantic knows"
+    )
 
 
 def value_of(outcome: Outcome, target: str, codec: TypeCodec[Any] | None) -> Any:
@@ -85,9 +118,29 @@ def _failure(outcome: Outcome, target: str, call_id: str) -> AegisError:
         return MalformedPayload(f"{target} failed, but its error cannot be read: {error}", call_id=call_id)
     if info.code == CLAIMED_TOO_LATE_CODE:
         return _never_started(target, call_id)
-    if info.code == InvalidArguments.code:
-        return InvalidArguments(info.message, call_id=call_id, errors=info.details.get("errors", []))
+    errors = info.details.get("errors") if info.code == InvalidArguments.code else None
+    if isinstance(errors, list):
+        return InvalidArguments(info.message, call_id=call_id, errors=errors)
     return RemoteError(info.message, code=info.code, call_id=call_id, details=info.details)
+
+
+def _error_of_closing(call: PendingCall, target: str, call_id: str) -> AegisError:
+    if call.seq:
+        return CallTimeout(
+            f"{target} is durable, but this client was closed before its outcome came: it may run or have "
+            f"run; attach({call_id!r}) from another client waits for its outcome",
+            call_id=call_id,
+        )
+    if call.sent:
+        return CallTimeout(
+            f"{target} was sent, but this client was closed before the server acknowledged it: it may be "
+            f"accepted all the same; attach({call_id!r}) from another client tells",
+            call_id=call_id,
+        )
+    return NotConnected(
+        f"{target} was not accepted: this client was closed before it was sent; it certainly did not run",
+        call_id=call_id,
+    )
 
 
 def error_of_fate(call: PendingCall) -> AegisError:
@@ -104,6 +157,8 @@ def error_of_fate(call: PendingCall) -> AegisError:
                 "did not run",
                 call_id=call_id,
             )
+        case Fate.CLOSED:
+            return _error_of_closing(call, target, call_id)
         case Fate.UNKNOWN:
             return CallTimeout(
                 f"{target} was sent, but the server did not acknowledge it within {seconds:g} s: it may be "

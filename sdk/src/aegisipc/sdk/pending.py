@@ -11,7 +11,7 @@ from aegisipc.eventstore.codec import TypeCodec
 from aegisipc.eventstore.errors import MalformedPayload
 from aegisipc.eventstore.frames import Mark, decode_calls, decode_pen
 from aegisipc.eventstore.ids import CallId, format_call_id, time_of
-from aegisipc.eventstore.log import Log, Record, Start
+from aegisipc.eventstore.log import Following, Log, Record, Start
 from aegisipc.eventstore.subjects import CALL, PEN, Subjects
 from aegisipc.sdk.core.caller import GRACE_NS, PendingCall
 from aegisipc.sdk.errors import CallTimeout, CallUnknown
@@ -25,6 +25,8 @@ MAX_ACCEPT_DELAY_S: Final = 600
 """How much later than the time in its id a call may have been accepted and still be found by its id."""
 
 _CATCH_UP_S: Final = 60.0
+_NEVER_SEQ: Final = 1 << 63
+_FOR_EVER_S: Final = 1e9
 
 
 class Pending(Protocol):
@@ -236,12 +238,23 @@ class AttachedCall:
         following = await self._log.follow([self._pen], look, start=Start(self._seq + 1))
         try:
             await following.caught_up(_CATCH_UP_S)
-            async with asyncio.timeout(timeout_s):
-                await found.wait()
-        except TimeoutError:
-            return
+            await _found_or_failed(found, following, timeout_s)
         finally:
             await following.stop()
+
+
+async def _found_or_failed(found: asyncio.Event, following: Following, timeout_s: float | None) -> None:
+    """Return when it was found or the time is up; raises why following ended, if it did."""
+    finding = asyncio.ensure_future(found.wait())
+    failing = asyncio.ensure_future(following.reached(_NEVER_SEQ, _FOR_EVER_S))
+    try:
+        await asyncio.wait({finding, failing}, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+        if failing.done() and not found.is_set():
+            await failing
+    finally:
+        finding.cancel()
+        failing.cancel()
+        await asyncio.wait({finding, failing})
 
 
 def _facts_in(record: Record, call_id: CallId) -> list[tuple[Mark, bytes | None]]:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, overload
+from typing import Any, Final, overload
 
 from aegisipc.eventstore.events import Contract, Effect
 from aegisipc.eventstore.names import check_name
 from aegisipc.sdk.errors import ServiceDefinitionError
 from aegisipc.sdk.method import Method
+
+CALL_OPTIONS: Final = frozenset({"resource_id", "returns", "timeout"})
+"""Keyword arguments that every call has of its own: a method's parameter of that name could not be given."""
 
 
 class Service:
@@ -66,6 +69,7 @@ class Service:
 
         def register(target: F) -> F:
             method = Method(target, name=name, effect=known)
+            _refuse_call_options(self.name, method)
             if method.name in self.methods:
                 raise ServiceDefinitionError(
                     f"cannot offer {self.name}.{method.name} twice: give one of them another name"
@@ -93,3 +97,13 @@ class Service:
         from aegisipc.sdk.instance import InstanceOptions, run  # noqa: PLC0415 - as above
 
         run(self, InstanceOptions(resources=tuple(resources), **options))
+
+
+def _refuse_call_options(service: str, method: Method) -> None:
+    for parameter in method.parameters:
+        if parameter.name in CALL_OPTIONS:
+            raise ServiceDefinitionError(
+                f"cannot offer {service}.{method.name}: its parameter {parameter.name!r} has the name of an "
+                "option of every call, so callers could not give it; rename it",
+                parameter=parameter.name,
+            )

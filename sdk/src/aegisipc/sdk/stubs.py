@@ -5,12 +5,14 @@ from __future__ import annotations
 import inspect
 import re
 import typing
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from aegisipc.eventstore.names import check_method, check_name
 from aegisipc.sdk.context import Context
 from aegisipc.sdk.errors import ServiceDefinitionError
+from aegisipc.sdk.outcomes import codec_of
+from aegisipc.sdk.service import CALL_OPTIONS
 
 if TYPE_CHECKING:
     from aegisipc.sdk.client import Client
@@ -37,6 +39,8 @@ class Stub:
         returns = self._returns[method] if self._returns is not None else None
 
         async def call(*args: Any, **kwargs: Any) -> Any:
+            if kwargs:
+                refuse_call_options(target, kwargs)
             return await client.call(target, *args, returns=returns, **options, **kwargs)
 
         call.__name__ = call.__qualname__ = method
@@ -74,6 +78,21 @@ def read_api(api: Any, name: str | None, *, may_be_plain: bool = False) -> tuple
     return check_name(service, "service"), _returns_of(api, may_be_plain=may_be_plain)
 
 
+def refuse_call_options(target: str, names: Iterable[str]) -> None:
+    """Refuse arguments of a stub's method that have the name of an option of every call.
+
+    Raises:
+        ServiceDefinitionError: one has.
+    """
+    for name in names:
+        if name in CALL_OPTIONS:
+            raise ServiceDefinitionError(
+                f"cannot give {name!r} to {target} of a stub: it is an option of every call; rename the "
+                f"parameter if the method has one, else give {name!r} where the stub is made or use call()",
+                parameter=name,
+            )
+
+
 def _returns_of(api: type, *, may_be_plain: bool) -> dict[str, Any]:
     returns = {}
     for method in sorted(typing.get_protocol_members(api)):
@@ -90,7 +109,9 @@ def _returns_of(api: type, *, may_be_plain: bool) -> dict[str, Any]:
             raise ServiceDefinitionError(
                 f"cannot make a stub of {api.__name__}: {method}() takes a Context, which callers do not give"
             )
+        refuse_call_options(f"{api.__name__}.{method}", inspect.signature(function).parameters)
         returns[method] = hints.get("return")
+        codec_of(returns[method])
     return returns
 
 

@@ -14,20 +14,25 @@ from aegisipc.eventstore.ids import CallId
 type WireOutcome = tuple[CallId, int, bytes | None]
 
 MAX_ASKED: Final = 1000
+"""Most calls that one question is about."""
+
 _ID_BYTES: Final = 16
 _OUTCOMES: Final = frozenset(int(mark) for mark in Mark if mark is not Mark.CLAIMED)
 _BAD: Final = (ValueError, TypeError, msgpack.UnpackException, RecursionError)
 
 
 def encode_outcomes(outcomes: Sequence[WireOutcome], limit_bytes: int) -> bytes:
-    """Pack as many outcomes as fit in `limit_bytes`; who misses some asks again."""
-    size, fitting = 64, 0
-    for _, _, body in outcomes[:MAX_ENTRIES]:
-        size += 32 + len(body or b"")
-        if size > limit_bytes:
-            break
-        fitting += 1
-    packed: bytes = msgpack.packb(outcomes[:fitting])
+    """Pack the outcomes that fit in `limit_bytes`, in their order; who misses some asks again.
+
+    One that does not fit keeps none behind it from being told.
+    """
+    size, fitting = 64, []
+    for outcome in outcomes[:MAX_ENTRIES]:
+        needed = 32 + len(outcome[2] or b"")
+        if size + needed <= limit_bytes:
+            size += needed
+            fitting.append(outcome)
+    packed: bytes = msgpack.packb(fitting)
     return packed
 
 
@@ -58,8 +63,14 @@ def decode_outcomes(payload: bytes) -> list[WireOutcome]:
 
 
 def encode_ask(call_ids: Sequence[CallId]) -> bytes:
-    """Pack a question about calls."""
-    packed: bytes = msgpack.packb(list(call_ids[:MAX_ASKED]))
+    """Pack a question about at most ``MAX_ASKED`` calls.
+
+    Raises:
+        ValueError: they are more; a question that left some out would never be answered.
+    """
+    if len(call_ids) > MAX_ASKED:
+        raise ValueError(f"cannot ask about {len(call_ids)} calls at once: ask in parts of {MAX_ASKED}")
+    packed: bytes = msgpack.packb(list(call_ids))
     return packed
 
 

@@ -20,6 +20,7 @@ import re
 from collections.abc import Callable, Iterable
 from typing import Any, override
 
+import structlog
 from nats.aio.client import Client
 from nats.protocol.parser import PERMISSIONS_ERR
 
@@ -29,6 +30,8 @@ from .message import Message
 from .options import ConnectOptions, Endpoint, ServerInfo
 
 type Handler = Callable[[Message], None]
+
+_log = structlog.get_logger(__name__)
 
 _PING = b"PING\r\n"
 _REFUSED = re.compile(r"permissions violation for (publish|subscription) to \"([^\"]*)\"")
@@ -195,8 +198,17 @@ class Wire(Client):
     @override
     async def _process_msg(self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes) -> None:
         handler = self._handlers.get(sid)
-        if handler is not None:
-            handler(Message(subject.decode(), data, headers or b"", reply.decode()))
+        if handler is None:
+            return
+        # A subject may be any bytes. What is not UTF-8 gets replacement characters, which no subject of ours
+        # has.
+        message = Message(
+            subject.decode(errors="replace"), data, headers or b"", reply.decode(errors="replace")
+        )
+        try:
+            handler(message)
+        except Exception:  # noqa: BLE001 - no message may end the session: it would come again for ever
+            _log.exception("message_not_handled", subject=message.subject)
 
     @override
     async def _select_next_server(self) -> None:

@@ -22,6 +22,7 @@ from aegisipc.eventstore.errors import (
     AegisError,
     LogFailed,
     LogFull,
+    LogMisconfigured,
     NoResponders,
     NotConnected,
     WrongSequence,
@@ -48,13 +49,20 @@ _PULSE_S: Final = 0.25
 _TICK_S: Final = 0.1
 _CATCH_UP_S: Final = 600.0
 _APPEND_TIMEOUT_S: Final = 2.0
+_SHOWN: Final[dict[str, type]] = {
+    "running": int,
+    "waiting": int,
+    "open": int,
+    "epoch": int,
+    "incarnation": str,
+}
 _UNREACHABLE: Final = (NotConnected, AckUnknown, NoResponders, LogFull, LogFailed)
 
 
 @dataclass(frozen=True, slots=True)
 class RouterOptions:
     """How to run a router. ``id`` defaults to a made-up one; ``log`` says how the streams are made, if they
-    are missing.
+    are missing; its records must not age out.
     """
 
     url: str
@@ -77,8 +85,10 @@ class Router:
         self.phase = ROUTER.initial
         self.decided = 0
         self.refused = 0
+        self.skipped = 0
         self.replay_s = 0.0
         self.failure: BaseException | None = None
+        self._skipped_now: set[tuple[str, str]] = set()
         self._wake = asyncio.Event()
         self._connection: Connection | None = None
         self._log: JetStreamLog | None = None
@@ -99,9 +109,10 @@ class Router:
         """Connect, make the streams where they are missing, and replay the log; returns when it follows.
 
         Raises:
-            LogMisconfigured: the stream exists with another configuration.
+            LogMisconfigured: the stream exists with another configuration, or records are to age out.
             NotConnected, BadCredentials, ServerUnsuitable: as the connection found it.
         """
+        _check_keeps(self.options.log)
         self._connection = await Connection.open(
             ConnectOptions(self.options.url, name=f"aegis:router:{self.me.id}")
         )
@@ -182,16 +193,31 @@ class Router:
     # -- deciding ---------------------------------------------------------------------------------------
 
     async def _decide_for_ever(self) -> None:
-        while self.failure is None:
+        """Ends only with a ``failure``. Then the lead is given up, and without pulses (see :meth:`_pulse`) it
+        is taken from this router even if it cannot say so.
+        """
+        try:
+            await self._decide_while_sound()
+        except Exception as error:  # noqa: BLE001 - whatever it was, the lead must not stay with the deaf
+            self.failure = error
+        _log.error("router_failed", router=self.me.id, exc_info=self.failure)
+        if leads(self.state, self.me):
+            await self._resign()
+
+    async def _decide_while_sound(self) -> None:
+        while self._trouble() is None:
             with suppress(TimeoutError):
                 async with asyncio.timeout(_TICK_S):
                     await self._wake.wait()
             self._wake.clear()
-            self.failure = self.failure or next(
-                (f.failure for f in self._following if f.failure is not None), None
-            )
-            if self.failure is None:
+            if self._trouble() is None:
                 await self._decide_once()
+
+    def _trouble(self) -> BaseException | None:
+        """Why this router cannot go on, or ``None``: it is deaf, or it could not fold what it heard."""
+        if self.failure is None:
+            self.failure = next((f.failure for f in self._following if f.failure is not None), None)
+        return self.failure
 
     async def _decide_once(self) -> None:
         policy = self.options.policy
@@ -209,6 +235,7 @@ class Router:
             election = elect(self.state, self.board, self.me, policy, self.subjects)
             decisions = [election] if election is not None else []
         last_seq = 0
+        skipped: set[tuple[str, str]] = set()
         for decision in decisions:
             try:
                 last_seq = max(last_seq, await self._append(decision))
@@ -218,9 +245,25 @@ class Router:
                 _log.warning("cannot_decide", router=self.me.id, error=error.message)
                 await asyncio.sleep(_TICK_S)
                 return
+            except AegisError as error:  # this decision only: it must not keep the others from being made
+                self.skipped += 1
+                skipped.add((decision.subject, decision.event.type))
+                self._tell_skipped(decision, error)
+        self._skipped_now = skipped
         if last_seq:
-            with suppress(AckUnknown):
+            with suppress(AckUnknown, LogFailed):  # why following ended, the next turn finds out
                 await self._following[1].reached(last_seq, _APPEND_TIMEOUT_S)
+
+    def _tell_skipped(self, decision: Decision, error: AegisError) -> None:
+        """Log it, but not again at every turn that tries it anew."""
+        if (decision.subject, decision.event.type) not in self._skipped_now:
+            _log.error(
+                "cannot_append_decision",
+                router=self.me.id,
+                type=decision.event.type,
+                subject=decision.subject,
+                error=error.message,
+            )
 
     async def _append(self, decision: Decision) -> int:
         if self._log is None:
@@ -238,8 +281,9 @@ class Router:
     # -- what goes out ----------------------------------------------------------------------------------
 
     async def _pulse(self) -> None:
+        """Sign of life: of the whole router. One that has failed gives none, so that another takes over."""
         subject = self.subjects.pulse("router", self.me.id)
-        while True:
+        while self.failure is None:
             report = {
                 "incarnation": self.me.incarnation,
                 "position": self.state.position,
@@ -265,6 +309,7 @@ class Router:
             "replay_s": round(self.replay_s, 3),
             "decided": self.decided,
             "refused": self.refused,
+            "skipped": self.skipped,
             "open_calls": {f"{s}/{g}": len(calls.open) for (s, g), calls in sorted(self.state.calls.items())},
             "pulses": {
                 "/".join(key): {
@@ -277,4 +322,19 @@ class Router:
 
 
 def _shown(report: dict[str, Any]) -> dict[str, Any]:
-    return {key: report.get(key) for key in ("running", "waiting", "open", "epoch", "incarnation")}
+    """The board holds plain values only, but of whatever type a pulse gave them."""
+    return {
+        key: value if isinstance(value := report.get(key), kind) else None for key, kind in _SHOWN.items()
+    }
+
+
+def _check_keeps(options: LogOptions) -> None:
+    """What routes calls (who holds a group's pen, who is in it) is in records that are written once. If they
+    aged out, every client and instance that starts later would find no holder, and calls would be refused.
+    """
+    if options.max_age_s:
+        raise LogMisconfigured(
+            f"cannot route on a log whose records age out (max_age_s={options.max_age_s:g}): groups would "
+            "lose their holders and members with them; leave max_age_s at 0 and bound the log with max_bytes",
+            differences={"max_age": {"wanted": 0, "found": options.max_age_s}},
+        )

@@ -90,7 +90,7 @@ async def _until_over(router: Router, stopping: asyncio.Event) -> None:
     while not stopping.is_set():
         if router.failure is not None:
             raise LogFailed(
-                f"cannot route any more: folding the log failed at sequence {router.state.position} "
+                f"cannot route any more: the router failed at sequence {router.state.position} "
                 f"({type(router.failure).__name__}: {router.failure}); start the router again"
             )
         try:

@@ -7,9 +7,9 @@ refused by the server.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from aegisipc.eventstore import events as ev
 from aegisipc.eventstore.lifecycles import SUSPECTED, InstanceState
@@ -17,6 +17,14 @@ from aegisipc.eventstore.subjects import Subjects
 from aegisipc.eventstore.topology import GroupView, InstanceView, ServiceView
 from aegisipc.router.domain.pulses import PulseBoard
 from aegisipc.router.domain.state import RouterState
+
+MAX_TOLD: Final = 8
+"""How many differences, members or heirs an event names; of the rest it tells the number."""
+
+MAX_TOLD_CHARS: Final = 200
+"""Length of each. What instances say of themselves has no bound of its own, and an event has."""
+
+_SIGNATURE_CHARS: Final = 90
 
 _JOINING = frozenset({InstanceState.JOINING, InstanceState.SUSPECTED_JOINING})
 
@@ -157,10 +165,29 @@ def _contract_conflict(service: ServiceView, instance: InstanceView) -> ev.Error
     return ev.ErrorInfo(
         code="contract_conflict",
         message=f"cannot admit {instance.id!r}: its methods differ from those that service {service.name!r} "
-        f"offers ({'; '.join(differences)}); stop {', '.join(sorted(live)[:5])} first, or give the service "
+        f"offers ({_listed(differences, '; ')}); stop {_listed(sorted(live))} first, or give the service "
         "another name",
-        details={"service": service.name, "differences": differences},
+        details={
+            "service": service.name,
+            "differences": [_shortened(difference) for difference in differences[:MAX_TOLD]],
+            "more": max(0, len(differences) - MAX_TOLD),
+        },
     )
+
+
+def _listed(texts: Sequence[str], separator: str = ", ") -> str:
+    told = [_shortened(text) for text in texts[:MAX_TOLD]]
+    if len(texts) > MAX_TOLD:
+        told.append(f"and {len(texts) - MAX_TOLD} more")
+    return separator.join(told)
+
+
+def _shortened(text: str, limit: int = MAX_TOLD_CHARS) -> str:
+    """Keep both ends: signatures that differ often begin alike."""
+    if len(text) <= limit:
+        return text
+    head = limit // 2
+    return f"{text[:head]} … {text[len(text) - (limit - head - 3) :]}"
 
 
 def contract_differences(has: ev.Contract, offers: ev.Contract) -> list[str]:
@@ -170,10 +197,9 @@ def contract_differences(has: ev.Contract, offers: ev.Contract) -> list[str]:
     for name in sorted(has.keys() & offers.keys()):
         old, new = has[name], offers[name]
         if (old.arguments, old.returns) != (new.arguments, new.returns):
+            before, after = (_shortened(m.signature, _SIGNATURE_CHARS) for m in (old, new))
             differences.append(
-                f"{old.signature} became {new.signature}"
-                if old.signature != new.signature
-                else f"the types in {old.signature} changed"
+                f"{before} became {after}" if before != after else f"the types in {before} changed"
             )
         elif old.effect is not new.effect:
             differences.append(f"{name}() is {new.effect}, not {old.effect}")
@@ -191,14 +217,13 @@ def _resource_conflict(
         open_calls = state.open_calls(service.name, holder)
         if not members and not open_calls:
             continue  # nobody serves it there and nothing waits for it: it may move
-        why = (
-            f"its instances are {', '.join(members)}" if members else f"{open_calls} calls wait for it there"
-        )
+        why = f"its instances are {_listed(members)}" if members else f"{open_calls} calls wait for it there"
         return ev.ErrorInfo(
             code="resource_conflict",
-            message=f"cannot admit {instance.id!r} to {service.name}/{group.name}: resource {resource!r} "
-            f"belongs to group {holder!r} ({why}); join that group, or leave the resource out",
-            details={"resource": resource, "group": holder, "requested_by": group.name},
+            message=f"cannot admit {instance.id!r} to {service.name}/{group.name}: resource "
+            f"{_shortened(resource)!r} belongs to group {holder!r} ({why}); join that group, or leave the "
+            "resource out",
+            details={"resource": _shortened(resource), "group": holder, "requested_by": group.name},
         )
     return None
 
@@ -275,9 +300,13 @@ def _heir(group: GroupView) -> InstanceView | None:
 
 def _evidence(group: GroupView) -> dict[str, Any]:
     holder = group.instances.get(group.holder or "")
-    return {
+    ready = [instance.id for instance in group.ready()]
+    evidence: dict[str, Any] = {
         "former_holder": group.holder,
         "former_epoch": group.epoch,
         "former_state": str(holder.state) if holder else None,
-        "ready": [i.id for i in group.ready()],
+        "ready": ready[:MAX_TOLD],
     }
+    if len(ready) > MAX_TOLD:
+        evidence["more_ready"] = len(ready) - MAX_TOLD
+    return evidence

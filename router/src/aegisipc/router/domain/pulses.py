@@ -17,6 +17,8 @@ from aegisipc.eventstore.log import Record
 from aegisipc.eventstore.subjects import Subjects
 
 MAX_SOURCES: Final = 10_000
+MAX_PULSE_BYTES: Final = 4096
+MAX_TEXT_CHARS: Final = 256
 
 type InstanceKey = tuple[str, str, str]
 """Service, group, instance."""
@@ -52,12 +54,12 @@ class PulseBoard:
         try:
             place = self._subjects.parse_pulse(record.subject)
             report = _report(record.payload)
-            pulse = Pulse(record.timestamp_ns, str(report["incarnation"]), report)
+            pulse = Pulse(record.timestamp_ns, _text(report, "incarnation"), report)
             if place.kind == "router":
                 _put(self.routers, place.id, pulse)
             else:
-                _put(self.instances, (str(report["service"]), str(report["group"]), place.id), pulse)
-        except (MalformedPayload, KeyError):
+                _put(self.instances, (_text(report, "service"), _text(report, "group"), place.id), pulse)
+        except MalformedPayload:
             self.unreadable += 1
 
     def silence_ms(self, pulse: Pulse | None, incarnation: str, known_since_ns: int) -> int:
@@ -75,11 +77,27 @@ def _put[K](board: OrderedDict[K, Pulse], key: K, pulse: Pulse) -> None:
         board.popitem(last=False)
 
 
+def _text(report: dict[str, Any], key: str) -> str:
+    text = report.get(key)
+    if not isinstance(text, str):
+        raise MalformedPayload(f"cannot read a pulse: its {key} is no text")
+    return text
+
+
 def _report(payload: bytes) -> dict[str, Any]:
+    """What a pulse tells: numbers, short texts and truth values. Anything else is left out, so that whoever
+    shows a pulse may rely on it.
+    """
+    if len(payload) > MAX_PULSE_BYTES:
+        raise MalformedPayload(f"cannot read a pulse of {len(payload)} bytes: the limit is {MAX_PULSE_BYTES}")
     try:
         report = msgpack.unpackb(payload, max_map_len=64, max_array_len=0, max_ext_len=0)
     except (ValueError, TypeError, msgpack.UnpackException, RecursionError) as error:
         raise MalformedPayload(f"cannot read a pulse: {error}") from error
     if not isinstance(report, dict):
         raise MalformedPayload("cannot read a pulse: not a map")
-    return report
+    return {key: value for key, value in report.items() if isinstance(key, str) and _is_plain(value)}
+
+
+def _is_plain(value: object) -> bool:
+    return isinstance(value, int) or (isinstance(value, str) and len(value) <= MAX_TEXT_CHARS)

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from enum import Enum, auto
+from itertools import batched
 from typing import Any, Final, NamedTuple
 
 from aegisipc.eventstore.calls import Outcome
@@ -18,6 +19,7 @@ from aegisipc.eventstore.errors import Overloaded, PayloadTooLarge
 from aegisipc.eventstore.frames import MAX_TIMEOUT_MS, CallEntry, CallFrame, Mark, encode_calls
 from aegisipc.eventstore.ids import CallId, CallIds
 from aegisipc.eventstore.subjects import Subjects
+from aegisipc.sdk.wire import MAX_ASKED
 
 NEVER_NS: Final = 1 << 62
 GRACE_NS: Final = 100_000_000
@@ -48,6 +50,8 @@ class Fate(Enum):
     """Its frame was sent and not acknowledged: it may be accepted, now or later."""
     TIMED_OUT = auto()
     """It is accepted and durable, and has no outcome yet."""
+    CLOSED = auto()
+    """The client was closed before the outcome came; how far the call got is told by ``sent`` and ``seq``."""
 
 
 class PendingCall:
@@ -149,7 +153,9 @@ class CallsOut(NamedTuple):
 
 
 class Tick(NamedTuple):
-    """What time has brought: calls that are over, and per lane the calls to ask about."""
+    """What time has brought: calls that are over, and questions, each about at most ``MAX_ASKED`` calls of
+    one lane.
+    """
 
     over: Sequence[PendingCall]
     ask: Sequence[tuple[Lane, Sequence[CallId]]]
@@ -281,9 +287,22 @@ class Caller:
             concluded.append(call)
         return concluded
 
+    def on_answer(self, asked: Sequence[CallId], *, concluded: int, now_ns: int) -> list[CallId]:
+        """An answer was taken in, and concluded so many calls. Returns what to ask again at once: an answer
+        holds what fits in a message, so whoever told something may have more to tell.
+        """
+        if not concluded:
+            return []
+        rest = [call_id for call_id in asked if call_id in self.open]
+        ask_at_ns = now_ns + ASK_AFTER_NS
+        for call_id in rest:
+            self.open[call_id].ask_at_ns = ask_at_ns
+        self._next_ask_ns = min(self._next_ask_ns, ask_at_ns)
+        return rest
+
     def on_closed(self) -> list[PendingCall]:
         """The client goes away: every open call is over for it, though not for the log."""
-        return [self._end(call, _fate_of(call)) for call in list(self.open.values())]
+        return [self._end(call, Fate.CLOSED) for call in list(self.open.values())]
 
     def on_lane_failed(self, lane: Lane, error: BaseException) -> list[PendingCall]:
         """A lane broke by a fault of ours: what was not accepted there is over, and nobody knows its fate."""
@@ -297,6 +316,7 @@ class Caller:
         for call in self.open.values():
             if call.seq:
                 call.ask_at_ns = now_ns
+                call.asks = 0
         self._next_ask_ns = now_ns
 
     def on_tick(self, now_ns: int) -> Tick:
@@ -308,7 +328,7 @@ class Caller:
             self._next_deadline_ns = min((call.deadline_ns for call in self.open.values()), default=NEVER_NS)
         return Tick(over, self._due_asks(now_ns) if now_ns >= self._next_ask_ns else ())
 
-    def _due_asks(self, now_ns: int) -> list[tuple[Lane, list[CallId]]]:
+    def _due_asks(self, now_ns: int) -> list[tuple[Lane, Sequence[CallId]]]:
         due: dict[tuple[str, str], tuple[Lane, list[CallId]]] = {}
         next_ask_ns = NEVER_NS
         for call in self.open.values():
@@ -319,7 +339,7 @@ class Caller:
                 due.setdefault((lane.service, lane.group), (lane, []))[1].append(call.call_id)
             next_ask_ns = min(next_ask_ns, call.ask_at_ns)
         self._next_ask_ns = next_ask_ns
-        return list(due.values())
+        return [(lane, chunk) for lane, call_ids in due.values() for chunk in batched(call_ids, MAX_ASKED)]
 
     def _end(self, call: PendingCall, fate: Fate, error: Exception | None = None) -> PendingCall:
         self.open.pop(call.call_id, None)

@@ -10,10 +10,11 @@ fenced frame at a time.
 from __future__ import annotations
 
 from collections import defaultdict, deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Final
 
 from aegisipc.eventstore.calls import GroupCalls, OpenCall, Outcome, Outcomes
+from aegisipc.eventstore.errors import MalformedPayload
 from aegisipc.eventstore.events import Effect, Event, GroupPromoted, UnknownEvent
 from aegisipc.eventstore.frames import MAX_ENTRIES, Mark
 from aegisipc.eventstore.ids import CallId
@@ -45,6 +46,8 @@ class GroupMember:
         *,
         max_running: int,
         max_frame_bytes: int,
+        threaded: Collection[str] = (),
+        max_threaded: int = 1,
     ) -> None:
         self.identity = identity
         self.epoch = 0
@@ -57,11 +60,15 @@ class GroupMember:
         self._effects = effects
         self._subjects = subjects
         self._max_running = max_running
+        self._threaded = frozenset(threaded)
+        self._max_threaded = max_threaded
+        self._running_threaded = 0
         self._fence_seq = 0
         self._taken_over_at = 0
         self._pen = Pen(identity, max_frame_bytes)
         self._waiting: dict[CallId, OpenCall] = {}
         self._ready: deque[OpenCall] = deque()
+        self._ready_threaded: deque[OpenCall] = deque()
         self._queues: dict[str, deque[OpenCall]] = {}
         self._starts: list[Start] = []
         self._next_deadline_ns = NEVER_NS
@@ -99,7 +106,11 @@ class GroupMember:
 
     def on_record(self, record: Record, now_ns: int) -> None:
         """Fold the next record of the group's log."""
-        place = self._subjects.parse(record.subject)
+        try:
+            place = self._subjects.parse(record.subject)
+        except MalformedPayload:  # within our filter, yet no subject of ours: somebody else's record
+            self.calls.anomalies["misplaced"] += 1
+            return
         if place.kind == HA:
             self.topology.apply(record, place)
             self._follow_role(now_ns)
@@ -116,10 +127,9 @@ class GroupMember:
         """
         if not self.is_active or start.epoch != self.epoch:
             return False
-        self.running -= 1
         self._pen.note(mark, start.call, body)
-        self._release(start.call.resource)
-        if self._ready:
+        self._free(start.call)
+        if self._ready or self._ready_threaded:
             self._pump(now_ns)
         return True
 
@@ -131,6 +141,7 @@ class GroupMember:
         for call in expired:
             del self._waiting[call.call_id]
             self._expire(call)
+        self._sweep({call.resource for call in expired if call.resource is not None})
         self._next_deadline_ns = min((call.deadline_ns for call in self._waiting.values()), default=NEVER_NS)
 
     def drain(self) -> None:
@@ -162,9 +173,8 @@ class GroupMember:
             if fact.call.deadline_ns > now_ns:
                 self._starts.append(Start(fact.call, self.epoch))
             else:
-                self.running -= 1
                 self._pen.note(Mark.FAILED, fact.call, CLAIMED_TOO_LATE)
-                self._release(fact.call.resource)
+                self._free(fact.call)
         self._pump(now_ns)
 
     def on_refused(
@@ -253,10 +263,11 @@ class GroupMember:
             return
         self.is_active = False
         self.step_downs += 1
-        self.running = 0
+        self.running = self._running_threaded = 0
         self._pen.clear()
         self._waiting.clear()
         self._ready.clear()
+        self._ready_threaded.clear()
         self._queues.clear()
         self._starts.clear()
         self._next_deadline_ns = NEVER_NS
@@ -268,38 +279,77 @@ class GroupMember:
         self._next_deadline_ns = min(self._next_deadline_ns, call.deadline_ns)
         resource = call.resource
         if resource is None:
-            self._ready.append(call)
+            self._line_up(call)
             return
         queue = self._queues.get(resource)
         if queue is None:
             self._queues[resource] = deque()
-            self._ready.append(call)
+            self._line_up(call)
         else:
             queue.append(call)
+
+    def _line_up(self, call: OpenCall) -> None:
+        """It is this call's turn: it runs as soon as a slot is free. Plain functions wait for a thread, apart
+        from the others, so that they neither hold up nor use up slots while they wait.
+        """
+        (self._ready_threaded if call.method in self._threaded else self._ready).append(call)
+
+    def _free(self, call: OpenCall) -> None:
+        self.running -= 1
+        if call.method in self._threaded:
+            self._running_threaded -= 1
+        self._release(call.resource)
+
+    def _sweep(self, resources: set[str]) -> None:
+        """Let go of calls that expired in the queues: behind a stuck one they would pile up for ever."""
+        for resource in resources:
+            queue = self._queues[resource]
+            self._queues[resource] = deque(call for call in queue if call.call_id in self._waiting)
+        for ready in (self._ready, self._ready_threaded):
+            lined_up = list(ready)
+            ready.clear()
+            for call in lined_up:
+                if call.call_id in self._waiting:
+                    ready.append(call)
+                else:
+                    self._release(call.resource)
 
     def _release(self, resource: str | None) -> None:
         if resource is None:
             return
         queue = self._queues[resource]
         if queue:
-            self._ready.append(queue.popleft())
+            self._line_up(queue.popleft())
         else:
             del self._queues[resource]
 
     def _pump(self, now_ns: int) -> None:
-        while self._ready and self.running < self._max_running and not self.is_draining:
-            call = self._ready.popleft()
-            if self._waiting.pop(call.call_id, None) is None:  # it expired in the queue
-                self._release(call.resource)
-            elif call.deadline_ns <= now_ns:
-                self._expire(call)
-                self._release(call.resource)
-            else:
-                self.running += 1
-                if self._effects.get(call.method, Effect.PURE) is Effect.ONCE:
-                    self._pen.note(Mark.CLAIMED, call)
-                else:
-                    self._starts.append(_tuple(Start, (call, self.epoch)))
+        if self.is_draining:
+            return
+        while self._ready and self.running < self._max_running:
+            self._begin(self._ready.popleft(), now_ns)
+        while (
+            self._ready_threaded
+            and self._running_threaded < self._max_threaded
+            and self.running < self._max_running
+        ):
+            self._begin(self._ready_threaded.popleft(), now_ns)
+
+    def _begin(self, call: OpenCall, now_ns: int) -> None:
+        if self._waiting.pop(call.call_id, None) is None:  # it expired in the queue
+            self._release(call.resource)
+            return
+        if call.deadline_ns <= now_ns:
+            self._expire(call)
+            self._release(call.resource)
+            return
+        self.running += 1
+        if call.method in self._threaded:
+            self._running_threaded += 1
+        if self._effects.get(call.method, Effect.PURE) is Effect.ONCE:
+            self._pen.note(Mark.CLAIMED, call)
+        else:
+            self._starts.append(_tuple(Start, (call, self.epoch)))
 
     def _expire(self, call: OpenCall) -> None:
         inherited = call.seq < self._taken_over_at and self._effects.get(call.method) is not Effect.ONCE

@@ -12,7 +12,7 @@ from collections import Counter, OrderedDict, defaultdict, deque
 from collections.abc import Mapping, Sequence
 from typing import Final, NamedTuple
 
-from aegisipc.eventstore.calls import OpenCall, Sessions, counts
+from aegisipc.eventstore.calls import OpenCall, Outcome, Outcomes, Sessions, counts
 from aegisipc.eventstore.errors import MalformedPayload
 from aegisipc.eventstore.events import Effect
 from aegisipc.eventstore.frames import (
@@ -27,8 +27,8 @@ from aegisipc.eventstore.topology import InstanceView, Topology
 from aegisipc.sdk.core.pen import CLAIMED_TOO_LATE, MAY_HAVE_STARTED, Identity, Pen, Start, Written
 
 MAX_SEEN: Final = 200_000
-"""Calls whose latest known fact is remembered; older ones are looked up in the log when they are handed out
-again.
+"""Calls whose latest known fact is remembered, without its body; older ones are looked up in the log when
+they are handed out again.
 """
 
 
@@ -38,7 +38,6 @@ class Known(NamedTuple):
     mark: Mark
     writer: str
     seq: int
-    body: bytes | None = None
 
 
 class Delivery:
@@ -52,7 +51,13 @@ class Delivery:
 
 
 class PoolWorker:
-    """State of one worker. Times are nanoseconds on the server's clock."""
+    """State of one worker. Times are nanoseconds on the server's clock.
+
+    A frame is acknowledged whole, so its calls stay with the worker that took it: a long call delays those of
+    its frame that wait behind it, though another worker may be idle. Clients keep that small by splitting
+    bursts over the workers that are ready, and workers by asking only while they have a free slot; a
+    ``max_running`` well above one keeps long calls from filling every slot.
+    """
 
     def __init__(
         self,
@@ -69,6 +74,7 @@ class PoolWorker:
         self.running = 0
         self.deliveries: dict[int, Delivery] = {}
         self.seen: OrderedDict[CallId, Known] = OrderedDict()
+        self.outcomes = Outcomes()
         self._effects = effects
         self._subjects = subjects
         self._max_running = max_running
@@ -95,14 +101,25 @@ class PoolWorker:
         return found if found is not None and found.incarnation == self.identity.incarnation else None
 
     @property
+    def is_eldest(self) -> bool:
+        """Of the workers that are ready, this one registered first: what one of them is to do, it does."""
+        group = self.topology.group(self.identity.service, self.identity.group)
+        return group is not None and next(group.ready(), None) is self.me
+
+    @property
     def waiting(self) -> int:
         """How many calls wait here for a free slot."""
         return len(self._ready)
 
     @property
     def is_quiet(self) -> bool:
-        """Nothing runs, and everything written came back from the log."""
-        return self.running == 0 and self._pen.is_idle and self._unanswered == 0
+        """Nothing runs or waits, and everything written came back from the log."""
+        return self.running == 0 and not self._ready and self._pen.is_idle and self._unanswered == 0
+
+    @property
+    def free(self) -> int:
+        """How many more calls could start at once."""
+        return 0 if self.is_draining else max(0, self._max_running - self.running - len(self._ready))
 
     @property
     def wants(self) -> int:
@@ -163,6 +180,9 @@ class PoolWorker:
             self._remember(call.call_id, known)
         if known is not None and known.mark is not Mark.CLAIMED:
             return  # concluded: nothing is left to do
+        if call.call_id in self._frame_of:
+            self.anomalies["frame stored twice"] += 1
+            return  # it is in work already, and the frame it came with stays open for it
         delivery.open.add(call.call_id)
         self._frame_of[call.call_id] = call.seq
         if known is None:
@@ -209,12 +229,15 @@ class PoolWorker:
                     self._expire(call)
 
     def drain(self) -> list[str]:
-        """Start nothing more. Returns the tokens of frames not begun: other workers can have them at once."""
+        """Take no more frames, and go on with those begun: nobody else can have their calls before their
+        deliveries end. Returns the tokens of frames not begun: other workers can have them at once.
+        """
         self.is_draining = True
         waiting = {call.call_id for call in self._ready}
-        self._ready.clear()
         unbegun = [seq for seq, delivery in self.deliveries.items() if delivery.open <= waiting]
-        return [self._give_back(seq) for seq in unbegun]
+        tokens = [self._give_back(seq) for seq in unbegun]
+        self._ready = deque(call for call in self._ready if call.call_id in self._calls)
+        return tokens
 
     def _give_back(self, seq: int) -> str:
         delivery = self.deliveries.pop(seq)
@@ -255,13 +278,31 @@ class PoolWorker:
         self._pen.settled()
 
     def answer(self, call_ids: Sequence[CallId]) -> list[tuple[CallId, int, bytes | None]]:
-        """Return the recorded outcomes of those calls that are still remembered here."""
-        found = ((call_id, self.seen.get(call_id)) for call_id in call_ids)
-        return [
-            (call_id, int(k.mark), k.body)
-            for call_id, k in found
-            if k is not None and k.mark is not Mark.CLAIMED
-        ]
+        """Return the recorded outcomes of those calls whose outcomes are still remembered here."""
+        found = (self.outcomes.get(call_id) for call_id in call_ids)
+        return [(o.call_id, int(o.mark), o.body) for o in found if o is not None]
+
+    def missing(self, call_ids: Sequence[CallId]) -> tuple[dict[CallId, int], list[CallId]]:
+        """Tell what :meth:`answer` does not know: where the conclusions are whose bodies were forgotten, and
+        the calls of which nothing is known.
+        """
+        forgotten: dict[CallId, int] = {}
+        unknown: list[CallId] = []
+        for call_id in call_ids:
+            known = self.seen.get(call_id)
+            if self.outcomes.get(call_id) is not None:
+                continue
+            if known is None:
+                unknown.append(call_id)
+            elif known.mark is not Mark.CLAIMED:
+                forgotten[call_id] = known.seq
+        return forgotten, unknown
+
+    def on_found(self, outcome: Outcome, seq: int) -> None:
+        """An outcome was looked up in the log, to answer with; what was followed meanwhile counts more."""
+        known = self.seen.get(outcome.call_id)
+        if known is None or known.seq == seq:
+            self.outcomes.add(outcome)
 
     # -- the log's word ---------------------------------------------------------------------------------
 
@@ -282,8 +323,9 @@ class PoolWorker:
                 if mine:
                     self._abandon(call_id)  # another worker's claim was first
                 continue
-            self._remember(call_id, Known(mark, place.who, record.seq, body))
+            self._remember(call_id, Known(mark, place.who, record.seq))
             if mark is not Mark.CLAIMED:
+                self.outcomes.add(Outcome(call_id, mark, body))
                 self._settle(call_id, (call_id, int(mark), body), mine=mine)
             elif mine and call_id in self._claiming:
                 self._claiming.discard(call_id)
@@ -344,7 +386,7 @@ class PoolWorker:
         self._pen.note(Mark.EXPIRED, call, None if is_first else MAY_HAVE_STARTED)
 
     def _pump(self, now_ns: int) -> None:
-        while self._ready and self.running < self._max_running and not self.is_draining:
+        while self._ready and self.running < self._max_running:
             call = self._ready.popleft()
             if not self._is_mine(call):
                 continue

@@ -45,6 +45,8 @@ class OwnedHost:
             {name: method.effect for name, method in parts.service.methods.items()},
             parts.site.subjects,
             max_running=parts.service.max_running,
+            threaded=[name for name, method in parts.service.methods.items() if not method.is_async],
+            max_threaded=parts.service.threads,
             max_frame_bytes=parts.site.log.max_record_bytes - 8192,
         )
         self._executor = Executor(

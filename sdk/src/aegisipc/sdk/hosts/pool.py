@@ -3,6 +3,7 @@
 Call frames come from one durable pull consumer that all workers share. The consumer's memory (acks, delivery
 counts) is a hint: the server may forget the last moments of it when it is killed. So a frame that was handed
 out before, or that is older than the latest reconnect, is checked against the log before its calls run.
+Frames that arrive while others are being checked share the next reading of the log.
 """
 
 from __future__ import annotations
@@ -11,15 +12,15 @@ import asyncio
 import json
 import secrets
 from contextlib import suppress
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import structlog
 
-from aegisipc.eventstore.calls import counts
+from aegisipc.eventstore.calls import Outcome, counts
 from aegisipc.eventstore.errors import AegisError, MalformedPayload, WrongSequence
-from aegisipc.eventstore.frames import CallFrame, decode_calls, decode_pen
+from aegisipc.eventstore.frames import CallFrame, Mark, decode_calls, decode_pen
 from aegisipc.eventstore.group_commit import GroupCommit, OutFrame
-from aegisipc.eventstore.ids import CallId
+from aegisipc.eventstore.ids import CallId, time_of
 from aegisipc.eventstore.jetstream_api import AckPlace, api_error, parse_ack_subject
 from aegisipc.eventstore.log import Appended, Following, Record
 from aegisipc.eventstore.log import Start as From
@@ -33,17 +34,36 @@ from aegisipc.sdk.core.pen import Start
 from aegisipc.sdk.core.pool import Known, PoolWorker
 from aegisipc.sdk.executor import Executor
 from aegisipc.sdk.hosts.base import HostParts, Signal, describe, max_body_bytes
-from aegisipc.sdk.wire import decode_ask, encode_outcomes
+from aegisipc.sdk.pending import SEEK_MARGIN_S
+from aegisipc.sdk.wire import MAX_ASKED, decode_ask, encode_outcomes
 
 _log = structlog.get_logger("aegisipc.instance")
 
 ACK_WAIT_S: Final = 3.0
 _PROGRESS_S: Final = ACK_WAIT_S / 4
 _PULL_EXPIRES_S: Final = 5.0
+_PULL: Final = json.dumps({"batch": 1, "expires": int(_PULL_EXPIRES_S * 1e9)}).encode()
+_PULL_NOW: Final = json.dumps({"batch": 1, "no_wait": True}).encode()
 _TICK_S: Final = 0.02
 _API_TIMEOUT_S: Final = 2.0
 _CATCH_UP_S: Final = 600.0
 _FOREVER: Final = float("inf")
+_RETRY_S: Final = 0.1
+_LONGEST_RETRY_S: Final = 2.0
+_MAX_CHECKED: Final = 32
+"""Frames to ask for at once while frames are being checked: reading the log costs the same for one as for
+many.
+"""
+_MAX_FRAME_CALLS: Final = 64
+_MAX_IN_VAIN: Final = 10_000
+
+
+class _Doubtful(NamedTuple):
+    """A frame that may have been handed out before."""
+
+    token: str
+    record: Record
+    frame: CallFrame
 
 
 class PoolHost:
@@ -79,6 +99,15 @@ class PoolHost:
         self._pulls = 0
         self._pulled_at = 0.0
         self._doubtful_before = 0
+        self._is_sure = False
+        self._check = 0
+        self._doubtful: list[_Doubtful] = []
+        self._in_check: list[_Doubtful] = []
+        self._mean_calls = float(_MAX_FRAME_CALLS)
+        self._follows_from = From(1, 0)
+        self._questions: list[tuple[str, list[CallId]]] = []
+        self._is_seeking = False
+        self._in_vain: set[CallId] = set()
         self._is_pumping = False
         self.signal = Signal()
         self.failure: BaseException | None = None
@@ -110,22 +139,25 @@ class PoolHost:
     async def start(self) -> None:
         """Follow the pool's log, make sure of the shared consumer, and begin to pull."""
         who, site = self._identity, self._site
+        self._unlisten = site.connection.on_event(self._on_event)
         bounds = await site.log.bounds()
+        self._follows_from = From(bounds.last_seq + 1, bounds.now_ns)
         self._doubtful_before = bounds.last_seq + 1
+        self._is_sure = self._check == 0
         instances = await site.log.follow([self._ha_filter], self._on_record)
         facts = await site.log.follow([self._pen_filter], self._on_record, start=From(bounds.last_seq + 1))
         self._followings = [instances, facts]
         await instances.caught_up(_CATCH_UP_S)
         await self._ensure_consumer()
+        asks = site.subjects.ask(who.service, who.group)
         self._subscriptions = [
-            await site.connection.subscribe(site.subjects.ask(who.service, who.group), self._on_ask),
+            await site.connection.subscribe(asks, self._on_ask),
             await site.connection.subscribe(self._inbox, self._on_pulled),
         ]
-        self._unlisten = site.connection.on_event(self._on_event)
         self._timers = [self._loop.create_task(self._tick()), self._loop.create_task(self._progress())]
 
     def drain(self) -> None:
-        """Start nothing more; frames not begun go back to the other workers at once."""
+        """Take no more frames; those not begun go back to the other workers at once."""
         for token in self._worker.drain():
             self._post(token, b"-NAK")
         self.signal.notify()
@@ -139,8 +171,9 @@ class PoolHost:
         for subscription in self._subscriptions:
             await subscription.unsubscribe()
         # Only now: else our own pulls would get these frames again.
-        for delivery in self._worker.deliveries.values():
-            self._post(delivery.token, b"-NAK")
+        held = [delivery.token for delivery in self._worker.deliveries.values()]
+        for token in [*held, *(doubtful.token for doubtful in [*self._in_check, *self._doubtful])]:
+            self._post(token, b"-NAK")
         for following in self._followings:
             await following.stop()
         await self._commit.close()
@@ -185,10 +218,8 @@ class PoolHost:
         if self._pulls and self._loop.time() - self._pulled_at > _PULL_EXPIRES_S + 1.0:
             self._pulls = 0  # the server never ends a request later than that: it forgot this one
         subject = f"$JS.API.CONSUMER.MSG.NEXT.{self._stream}.{self._durable}"
-        while self._pulls < self._worker.wants - len(self._worker.deliveries) or (
-            self._pulls == 0 and self._worker.wants > 0
-        ):
-            body = json.dumps({"batch": 1, "expires": int(_PULL_EXPIRES_S * 1e9)}).encode()
+        while self._pulls < self._room():
+            body = _PULL_NOW if self._in_check or self._doubtful else _PULL
             try:
                 self._site.connection.publish_nowait(subject, body, reply=self._inbox)
             except AegisError:
@@ -196,24 +227,55 @@ class PoolHost:
             self._pulls += 1
             self._pulled_at = self._loop.time()
 
+    def _room(self) -> int:
+        """How many requests for a frame may be under way."""
+        wants = self._worker.wants
+        if wants == 0:
+            return 0
+        checked = [*self._in_check, *self._doubtful]
+        if not checked:
+            return max(1, wants - len(self._worker.deliveries))
+        free = self._worker.free - sum(len(doubtful.frame.entries) for doubtful in checked)
+        return min(_MAX_CHECKED - len(self._doubtful), int(free / self._mean_calls))
+
     def _on_event(self, event: ConnectionEvent) -> None:
         if isinstance(event, Connected):
             self._pulls = 0
-            self._spawn(self._after_reconnect())
+            self._make_sure()
 
-    async def _after_reconnect(self) -> None:
-        with suppress(AegisError):
-            self._doubtful_before = (await self._site.log.bounds()).last_seq + 1
-            await self._ensure_consumer()
-            self._pull()
+    def _make_sure(self) -> None:
+        """The consumer may have forgotten its last moments: until it is known up to where, every frame is
+        doubtful.
+        """
+        self._is_sure = False
+        self._check += 1
+        self._spawn(self._check_consumer(self._check))
+
+    async def _check_consumer(self, check: int) -> None:
+        retry_s = _RETRY_S
+        while check == self._check:
+            try:
+                before = (await self._site.log.bounds()).last_seq + 1
+                await self._ensure_consumer()
+            except AegisError as error:
+                _log.warning("consumer_not_checked", consumer=self._durable, error=describe(error))
+                await asyncio.sleep(retry_s)
+                retry_s = min(2 * retry_s, _LONGEST_RETRY_S)
+                continue
+            if check == self._check:
+                self._doubtful_before = before
+                self._is_sure = True
+                self._pull()
+            return
 
     def _on_pulled(self, message: Message) -> None:
         self._pulls = max(0, self._pulls - 1)
         if not message.reply.startswith("$JS.ACK."):
             status = message.headers.get("Status", "")
             if status in ("409", "503"):
-                self._spawn(self._after_reconnect())
-            elif status in ("404", "408"):
+                if self._is_sure:
+                    self._make_sure()
+            elif status == "408":  # 404 says that there is nothing more to check: the next tick asks on
                 self._pull()
             return
         place = parse_ack_subject(message.reply)
@@ -225,34 +287,47 @@ class PoolHost:
             self._post(message.reply, b"+TERM")
             return
         if self._is_doubtful(place):
-            self._spawn(self._check_and_take(message.reply, record, frame))
+            self._doubtful.append(_Doubtful(message.reply, record, frame))
+            if not self._in_check:
+                self._spawn(self._check_doubtful())
+            self._pull()
         else:
             self._take(message.reply, record, frame, None)
 
     def _is_doubtful(self, place: AckPlace) -> bool:
-        return place.delivered > 1 or place.stream_seq < self._doubtful_before
+        return not self._is_sure or place.delivered > 1 or place.stream_seq < self._doubtful_before
 
-    async def _check_and_take(self, token: str, record: Record, frame: CallFrame) -> None:
-        try:
-            known = await self._look_up(record, frame)
-        except AegisError as error:
-            _log.warning("frame_not_checked", seq=record.seq, error=describe(error))
-            self._post(token, b"-NAK")
-            return
-        self._take(token, record, frame, known)
-
-    async def _look_up(self, record: Record, frame: CallFrame) -> dict[CallId, Known]:
-        wanted = {entry.call_id for entry in frame.entries}
-        known: dict[CallId, Known] = {}
-        async for later in self._site.log.read([self._pen_filter], start=From(record.seq + 1)):
+    async def _check_doubtful(self) -> None:
+        while self._doubtful:
+            checked, self._doubtful = self._doubtful, []
+            self._in_check = checked
             try:
-                pen = decode_pen(later.payload)
+                known = await self._look_up(checked)
+            except AegisError as error:
+                _log.warning("frames_not_checked", count=len(checked), error=describe(error))
+                known = None
+            finally:
+                self._in_check = []
+            self._mean_calls = sum(len(doubtful.frame.entries) for doubtful in checked) / len(checked)
+            for token, record, frame in checked:
+                if known is None:
+                    self._post(token, b"-NAK")
+                else:
+                    self._take(token, record, frame, known)
+
+    async def _look_up(self, frames: list[_Doubtful]) -> dict[CallId, Known]:
+        """Read once what the log says of the calls of these frames."""
+        wanted = {entry.call_id for doubtful in frames for entry in doubtful.frame.entries}
+        start = From(min(doubtful.record.seq for doubtful in frames) + 1)
+        known: dict[CallId, Known] = {}
+        async for later in self._site.log.read([self._pen_filter], start=start):
+            try:
+                pen = decode_pen(later.payload, bodies=False)
             except MalformedPayload:
                 continue  # nobody could read it when it was written, either
-            for (mark, call_id), body in zip(pen.entries, pen.bodies, strict=True):
+            for mark, call_id in pen.entries:
                 if call_id in wanted and counts(known[call_id].mark if call_id in known else None, mark):
-                    writer = self._site.subjects.parse(later.subject).who
-                    known[call_id] = Known(mark, writer, later.seq, body)
+                    known[call_id] = Known(mark, self._site.subjects.parse(later.subject).who, later.seq)
         return known
 
     def _take(self, token: str, record: Record, frame: CallFrame, known: dict[CallId, Known] | None) -> None:
@@ -293,12 +368,79 @@ class PoolHost:
                 self._post(delivery.token, b"+WPI")
 
     def _on_ask(self, message: Message) -> None:
+        """Every worker is asked: whoever remembers an outcome answers. The eldest looks up the others."""
         if not message.reply:
             return
-        with suppress(MalformedPayload, AegisError):
-            found = self._worker.answer(decode_ask(message.payload))
-            if found:
-                self._post(message.reply, encode_outcomes(found, self._site.log.max_record_bytes))
+        with suppress(MalformedPayload):
+            call_ids = decode_ask(message.payload)
+            self._answer(message.reply, call_ids)
+            if self._worker.is_eldest:
+                self._look_up_later(message.reply, call_ids)
+
+    def _answer(self, reply: str, call_ids: list[CallId]) -> None:
+        found = self._worker.answer(call_ids)
+        if found:
+            self._post(reply, encode_outcomes(found, self._site.log.max_record_bytes))
+
+    def _look_up_later(self, reply: str, call_ids: list[CallId]) -> None:
+        asked = sum(len(waiting) for _, waiting in self._questions)
+        lost = self._lost(call_ids)
+        if not lost or asked >= MAX_ASKED:  # who gets no answer asks again
+            return
+        self._questions.append((reply, sorted(lost)[: MAX_ASKED - asked]))
+        if not self._is_seeking:
+            self._spawn(self._seek())
+
+    def _lost(self, call_ids: list[CallId]) -> list[CallId]:
+        """Return the calls that may have an outcome in the log that this worker does not have: it forgot the
+        body, or the outcome may be older than what it followed.
+        """
+        forgotten, unknown = self._worker.missing(call_ids)
+        born_before_ms = ((self._follows_from.time_ns or 0) // 1_000_000) + SEEK_MARGIN_S * 1000
+        older = [i for i in unknown if i not in self._in_vain and time_of(i) < born_before_ms]
+        return [*forgotten, *older]
+
+    async def _seek(self) -> None:
+        self._is_seeking = True
+        try:
+            while self._questions:
+                questions, self._questions = self._questions, []
+                forgotten, older = self._worker.missing(sorted({i for _, ids in questions for i in ids}))
+                with suppress(AegisError):  # they ask again
+                    if forgotten:
+                        await self._find_forgotten(forgotten)
+                    if older:
+                        await self._find_older(older)
+                for reply, call_ids in questions:
+                    self._answer(reply, call_ids)
+        finally:
+            self._is_seeking = False
+
+    async def _find_forgotten(self, where: dict[CallId, int]) -> None:
+        start, end = min(where.values()), max(where.values())
+        async for record in self._site.log.read([self._pen_filter], start=From(start)):
+            if record.seq > end:
+                return
+            for mark, call_id, body in _facts(record):
+                if where.get(call_id) == record.seq:
+                    self._worker.on_found(Outcome(call_id, mark, body), record.seq)
+
+    async def _find_older(self, call_ids: list[CallId]) -> None:
+        """Read from the time in the oldest id to where following began."""
+        latest: dict[CallId, Mark | None] = dict.fromkeys(call_ids)
+        start_ms = min(time_of(call_id) for call_id in call_ids) - SEEK_MARGIN_S * 1000
+        start = From(time_ns=max(0, start_ms * 1_000_000))
+        async for record in self._site.log.read([self._pen_filter], start=start):
+            if record.seq >= self._follows_from.seq:
+                break
+            for mark, call_id, body in _facts(record):
+                if call_id in latest and counts(latest[call_id], mark):
+                    latest[call_id] = mark
+                    if mark is not Mark.CLAIMED:
+                        self._worker.on_found(Outcome(call_id, mark, body), record.seq)
+        if len(self._in_vain) > _MAX_IN_VAIN:
+            self._in_vain.clear()
+        self._in_vain.update(i for i, mark in latest.items() if mark is None or mark is Mark.CLAIMED)
 
     # -- running ----------------------------------------------------------------------------------------
 
@@ -361,3 +503,11 @@ class PoolHost:
         """The log cannot take the frame at all."""
         _log.error("outcomes_not_written", error=describe(error), maybe_stored=maybe_stored)
         self._fail(error)
+
+
+def _facts(record: Record) -> list[tuple[Mark, CallId, bytes | None]]:
+    try:
+        frame = decode_pen(record.payload)
+    except MalformedPayload:
+        return []
+    return [(mark, i, body) for (mark, i), body in zip(frame.entries, frame.bodies, strict=True)]
