@@ -85,11 +85,12 @@ async def test_a_call_that_is_still_open_is_looked_up_only_once(place: Place) ->
     client = await place.client()
     call = await client.submit("pool.wait")
     await started.wait()
-    host = host_of(running)
+    questions = host_of(running)._questions
+    assert questions is not None
     call_id = parse_call_id(call.call_id)
-    assert host._lost([call_id]) == [call_id]
-    await host._find_older([call_id])
-    assert host._lost([call_id]) == []
+    assert questions._lost([call_id]) == [call_id]
+    await questions._find_older([call_id])
+    assert questions._lost([call_id]) == []
     gate.set()
     assert await call.result() == 1
 

@@ -16,11 +16,11 @@ from typing import Any, Final, NamedTuple
 
 import structlog
 
-from aegisipc.eventstore.calls import Outcome, counts
+from aegisipc.eventstore.calls import counts
 from aegisipc.eventstore.errors import AegisError, MalformedPayload, WrongSequence
-from aegisipc.eventstore.frames import CallFrame, Mark, decode_calls, decode_pen
+from aegisipc.eventstore.frames import CallFrame, decode_calls, decode_pen
 from aegisipc.eventstore.group_commit import GroupCommit, OutFrame
-from aegisipc.eventstore.ids import CallId, time_of
+from aegisipc.eventstore.ids import CallId
 from aegisipc.eventstore.jetstream_api import AckPlace, api_error, parse_ack_subject
 from aegisipc.eventstore.log import Appended, Following, Record
 from aegisipc.eventstore.log import Start as From
@@ -34,8 +34,8 @@ from aegisipc.sdk.core.pen import Start
 from aegisipc.sdk.core.pool import Known, PoolWorker
 from aegisipc.sdk.executor import Executor
 from aegisipc.sdk.hosts.base import HostParts, Signal, describe, max_body_bytes
-from aegisipc.sdk.pending import SEEK_MARGIN_S
-from aegisipc.sdk.wire import MAX_ASKED, decode_ask, encode_outcomes
+from aegisipc.sdk.hosts.questions import Questions
+from aegisipc.sdk.wire import encode_outcomes
 
 _log = structlog.get_logger("aegisipc.instance")
 
@@ -55,7 +55,6 @@ _MAX_CHECKED: Final = 32
 many.
 """
 _MAX_FRAME_CALLS: Final = 64
-_MAX_IN_VAIN: Final = 10_000
 
 
 class _Doubtful(NamedTuple):
@@ -91,6 +90,7 @@ class PoolHost:
         self._pen_subject = subjects.pen(who.service, who.group, who.instance)
         self._inbox = f"_INBOX.pull-{secrets.token_hex(10)}"
         self._commit = GroupCommit(parts.site.log, self, name=f"pen {who.instance}", on_failure=self._fail)
+        self._questions: Questions | None = None
         self._followings: list[Following] = []
         self._subscriptions: list[Subscription] = []
         self._unlisten: Any = None
@@ -104,10 +104,6 @@ class PoolHost:
         self._doubtful: list[_Doubtful] = []
         self._in_check: list[_Doubtful] = []
         self._mean_calls = float(_MAX_FRAME_CALLS)
-        self._follows_from = From(1, 0)
-        self._questions: list[tuple[str, list[CallId]]] = []
-        self._is_seeking = False
-        self._in_vain: set[CallId] = set()
         self._is_pumping = False
         self.signal = Signal()
         self.failure: BaseException | None = None
@@ -141,7 +137,6 @@ class PoolHost:
         who, site = self._identity, self._site
         self._unlisten = site.connection.on_event(self._on_event)
         bounds = await site.log.bounds()
-        self._follows_from = From(bounds.last_seq + 1, bounds.now_ns)
         self._doubtful_before = bounds.last_seq + 1
         self._is_sure = self._check == 0
         instances = await site.log.follow([self._ha_filter], self._on_record)
@@ -149,9 +144,18 @@ class PoolHost:
         self._followings = [instances, facts]
         await instances.caught_up(_CATCH_UP_S)
         await self._ensure_consumer()
-        asks = site.subjects.ask(who.service, who.group)
+        self._questions = Questions(
+            site,
+            self._worker,
+            self._pen_filter,
+            follows_from=From(bounds.last_seq + 1, bounds.now_ns),
+            post=self._post,
+            spawn=self._spawn,
+        )
         self._subscriptions = [
-            await site.connection.subscribe(asks, self._on_ask),
+            await site.connection.subscribe(
+                site.subjects.ask(who.service, who.group), self._questions.on_ask
+            ),
             await site.connection.subscribe(self._inbox, self._on_pulled),
         ]
         self._timers = [self._loop.create_task(self._tick()), self._loop.create_task(self._progress())]
@@ -367,81 +371,6 @@ class PoolHost:
             for delivery in self._worker.deliveries.values():
                 self._post(delivery.token, b"+WPI")
 
-    def _on_ask(self, message: Message) -> None:
-        """Every worker is asked: whoever remembers an outcome answers. The eldest looks up the others."""
-        if not message.reply:
-            return
-        with suppress(MalformedPayload):
-            call_ids = decode_ask(message.payload)
-            self._answer(message.reply, call_ids)
-            if self._worker.is_eldest:
-                self._look_up_later(message.reply, call_ids)
-
-    def _answer(self, reply: str, call_ids: list[CallId]) -> None:
-        found = self._worker.answer(call_ids)
-        if found:
-            self._post(reply, encode_outcomes(found, self._site.log.max_record_bytes))
-
-    def _look_up_later(self, reply: str, call_ids: list[CallId]) -> None:
-        asked = sum(len(waiting) for _, waiting in self._questions)
-        lost = self._lost(call_ids)
-        if not lost or asked >= MAX_ASKED:  # who gets no answer asks again
-            return
-        self._questions.append((reply, sorted(lost)[: MAX_ASKED - asked]))
-        if not self._is_seeking:
-            self._spawn(self._seek())
-
-    def _lost(self, call_ids: list[CallId]) -> list[CallId]:
-        """Return the calls that may have an outcome in the log that this worker does not have: it forgot the
-        body, or the outcome may be older than what it followed.
-        """
-        forgotten, unknown = self._worker.missing(call_ids)
-        born_before_ms = ((self._follows_from.time_ns or 0) // 1_000_000) + SEEK_MARGIN_S * 1000
-        older = [i for i in unknown if i not in self._in_vain and time_of(i) < born_before_ms]
-        return [*forgotten, *older]
-
-    async def _seek(self) -> None:
-        self._is_seeking = True
-        try:
-            while self._questions:
-                questions, self._questions = self._questions, []
-                forgotten, older = self._worker.missing(sorted({i for _, ids in questions for i in ids}))
-                with suppress(AegisError):  # they ask again
-                    if forgotten:
-                        await self._find_forgotten(forgotten)
-                    if older:
-                        await self._find_older(older)
-                for reply, call_ids in questions:
-                    self._answer(reply, call_ids)
-        finally:
-            self._is_seeking = False
-
-    async def _find_forgotten(self, where: dict[CallId, int]) -> None:
-        start, end = min(where.values()), max(where.values())
-        async for record in self._site.log.read([self._pen_filter], start=From(start)):
-            if record.seq > end:
-                return
-            for mark, call_id, body in _facts(record):
-                if where.get(call_id) == record.seq:
-                    self._worker.on_found(Outcome(call_id, mark, body), record.seq)
-
-    async def _find_older(self, call_ids: list[CallId]) -> None:
-        """Read from the time in the oldest id to where following began."""
-        latest: dict[CallId, Mark | None] = dict.fromkeys(call_ids)
-        start_ms = min(time_of(call_id) for call_id in call_ids) - SEEK_MARGIN_S * 1000
-        start = From(time_ns=max(0, start_ms * 1_000_000))
-        async for record in self._site.log.read([self._pen_filter], start=start):
-            if record.seq >= self._follows_from.seq:
-                break
-            for mark, call_id, body in _facts(record):
-                if call_id in latest and counts(latest[call_id], mark):
-                    latest[call_id] = mark
-                    if mark is not Mark.CLAIMED:
-                        self._worker.on_found(Outcome(call_id, mark, body), record.seq)
-        if len(self._in_vain) > _MAX_IN_VAIN:
-            self._in_vain.clear()
-        self._in_vain.update(i for i, mark in latest.items() if mark is None or mark is Mark.CLAIMED)
-
     # -- running ----------------------------------------------------------------------------------------
 
     def _pump(self) -> None:
@@ -503,11 +432,3 @@ class PoolHost:
         """The log cannot take the frame at all."""
         _log.error("outcomes_not_written", error=describe(error), maybe_stored=maybe_stored)
         self._fail(error)
-
-
-def _facts(record: Record) -> list[tuple[Mark, CallId, bytes | None]]:
-    try:
-        frame = decode_pen(record.payload)
-    except MalformedPayload:
-        return []
-    return [(mark, i, body) for (mark, i), body in zip(frame.entries, frame.bodies, strict=True)]
