@@ -70,7 +70,7 @@ def read_api(api: Any, name: str | None, *, may_be_plain: bool = False) -> tuple
     """
     if isinstance(api, str):
         return check_name(name or api, "service"), None
-    if not (isinstance(api, type) and typing.is_protocol(api)):
+    if not _is_protocol(api):
         raise ServiceDefinitionError(
             f"cannot make a stub of {api!r}: give a Protocol class or the service's name"
         )
@@ -93,9 +93,20 @@ def refuse_call_options(target: str, names: Iterable[str]) -> None:
             )
 
 
+def _is_protocol(api: Any) -> bool:
+    # What typing.is_protocol (Python 3.13) looks at.
+    return isinstance(api, type) and api is not typing.Protocol and bool(getattr(api, "_is_protocol", False))
+
+
+def _members_of(api: type) -> Iterable[str]:
+    # What typing.get_protocol_members (Python 3.13) returns.
+    members: Iterable[str] = api.__protocol_attrs__  # type: ignore[attr-defined]
+    return members
+
+
 def _returns_of(api: type, *, may_be_plain: bool) -> dict[str, Any]:
     returns = {}
-    for method in sorted(typing.get_protocol_members(api)):
+    for method in sorted(_members_of(api)):
         function = getattr(api, method, None)
         if not inspect.isfunction(function):
             continue
