@@ -183,7 +183,11 @@ async def test_three_nodes_replicate(tmp_path: Path) -> None:
     nodes = three_node_cluster(tmp_path, fsync=False)
     async with running_cluster(nodes):
         body = b'{"name": "R", "subjects": ["r"], "storage": "file", "num_replicas": 3}'
-        assert b'"error"' not in await api(nodes[0].url, "STREAM.CREATE.R", body)
+        deadline = asyncio.get_running_loop().time() + 20
+        # A leader that was only just elected may not have heard of both others yet.
+        while b"no suitable peers" in (answer := await api(nodes[0].url, "STREAM.CREATE.R", body)):
+            assert asyncio.get_running_loop().time() < deadline, answer
+        assert b'"error"' not in answer
         assert b'"error"' not in await api(nodes[2].url, "STREAM.INFO.R")
     assert not any(node.is_running for node in nodes)
 

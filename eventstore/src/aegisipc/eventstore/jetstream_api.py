@@ -34,6 +34,8 @@ _STORE_FAILED: Final = 10077
 _TOO_LARGE: Final = frozenset({10054, 10097})
 _NO_ROOM: Final = frozenset({10002, 10023, 10028, 10047})
 _NOT_ENABLED: Final = frozenset({10039, 10076})
+_NO_PEERS: Final = 10005
+"""Too few servers of the cluster are known to be up: of a cluster that just started, soon no longer true."""
 
 _RFC3339: Final = re.compile(
     r"(\d{4}-\d\d-\d\d)[Tt ](\d\d:\d\d:\d\d)(?:\.(\d{1,9})\d*)?([Zz]|[+-]\d\d:\d\d)", re.ASCII
@@ -133,9 +135,8 @@ def api_error(  # noqa: PLR0911 - a table, with conditions
         )
     if code in _NOT_ENABLED:
         return ServerUnsuitable(f"cannot use JetStream: {text}; enable JetStream for this account")
-    if (
-        int(error.get("code", 0)) == 503 and code != _STORE_FAILED
-    ):  # a broken disk is 503 too, and no election
+    is_electing = int(error.get("code", 0)) == 503 and code != _STORE_FAILED  # a broken disk is 503, too
+    if is_electing or code == _NO_PEERS:
         return NoResponders(f"cannot reach stream {stream!r}: {text}", stream=stream)
     return LogFailed(f"cannot use stream {stream!r}: {text} (error {code})", stream=stream, err_code=code)
 

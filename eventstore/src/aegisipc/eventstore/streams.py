@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -13,6 +14,8 @@ from aegisipc.eventstore.nats.connection import Connection
 from aegisipc.eventstore.subjects import Subjects
 
 _API_TIMEOUT_S = 5.0
+_FORMING_S = 10.0
+_RETRY_S = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +104,18 @@ _ESSENTIAL = frozenset({"subjects", "retention", "discard", "deny_delete", "deny
 
 
 async def _ensure(connection: Connection, wanted: dict[str, Any]) -> None:
+    """Make the stream if it is missing; a cluster that is only just forming is given some time."""
+    give_up_at = asyncio.get_running_loop().time() + _FORMING_S
+    while True:
+        try:
+            return await _make_or_check(connection, wanted)
+        except NoResponders:
+            if asyncio.get_running_loop().time() > give_up_at:
+                raise
+            await asyncio.sleep(_RETRY_S)
+
+
+async def _make_or_check(connection: Connection, wanted: dict[str, Any]) -> None:
     name = wanted["name"]
     found = await _info(connection, name)
     if found is None:
