@@ -28,6 +28,7 @@ import msgpack  # type: ignore[import-untyped]
 from aegisipc.eventstore.errors import LimitExceeded, MalformedPayload, NotEncodable
 from aegisipc.eventstore.ids import SESSION_BITS, CallId
 from aegisipc.eventstore.names import MAX_RESOURCE_BYTES
+from aegisipc.eventstore.tuples import new_tuple
 
 CALLS_TYPE: Final = "calls.v1"
 PEN_TYPE: Final = "pen.v1"
@@ -119,7 +120,7 @@ def decode_calls(payload: bytes, *, bodies: bool = True) -> CallFrame:
         MalformedPayload: when the payload is not a call frame.
     """
     session, number, epoch, raw, parts = _decode(payload, CALLS_TYPE, _check_calls, _BINARY)
-    entries = [_tuple(CallEntry, entry) for entry in raw]
+    entries = [new_tuple(CallEntry, entry) for entry in raw]
     return CallFrame(session, number, epoch, entries, parts if bodies else ())
 
 
@@ -130,7 +131,7 @@ def decode_pen(payload: bytes, *, bodies: bool = True) -> PenFrame:
         MalformedPayload: when the payload is not a pen frame.
     """
     session, number, epoch, raw, parts = _decode(payload, PEN_TYPE, _check_facts, _BINARY_OR_NONE)
-    entries = [_tuple(PenEntry, (_MARKS[mark], call_id)) for mark, call_id in raw]
+    entries = [new_tuple(PenEntry, (_MARKS[mark], call_id)) for mark, call_id in raw]
     return PenFrame(session, number, epoch, entries, parts if bodies else ())
 
 
@@ -138,11 +139,6 @@ _NOT_OURS = (ValueError, TypeError, OverflowError, msgpack.UnpackException, Recu
 _MARKS: Final = {int(mark): mark for mark in Mark}
 _BINARY: Final[frozenset[type]] = frozenset({bytes})
 _BINARY_OR_NONE: Final[frozenset[type]] = frozenset({bytes, type(None)})
-
-_tuple: Final[Callable[..., Any]] = tuple.__new__
-"""Makes a NamedTuple from a sequence three times as fast as calling its class: entries are made by the
-million.
-"""
 
 type _CheckEntries = Callable[[Sequence[Any]], None]
 

@@ -28,9 +28,7 @@ WATCH_WHO: Final = "_watch"
 HA: Final = "ha"
 CALL: Final = "call"
 PEN: Final = "pen"
-EVIDENCE: Final = "evidence"
 TERM: Final = "term"
-SNAPSHOT: Final = "snapshot"
 
 _PULSE_SUFFIX: Final = "_PULSE"
 
