@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from aegisipc.eventstore import calls as calls_module
+from aegisipc.eventstore import memories
 from aegisipc.eventstore.calls import NOTHING, Concluded, Folded, GroupCalls, Outcome, Outcomes, Sessions
 from aegisipc.eventstore.frames import (
     CallEntry,
@@ -205,7 +205,7 @@ def test_a_pool_has_many_writers_and_the_first_conclusion_in_log_order_counts() 
 
 
 def test_sessions_are_bounded_and_forget_the_least_recently_heard(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(calls_module, "MAX_SESSIONS", 3)
+    monkeypatch.setattr(memories, "MAX_SESSIONS", 3)
     sessions = Sessions()
     for session in (1, 2, 3):
         assert sessions.is_new("s", session, 5)

@@ -92,17 +92,19 @@ class TestGroup:
     def test_reaffirming_the_fence_changes_no_state(self) -> None:
         assert all(GROUP.next(state, GroupEvent.REAFFIRMED) is state for state in GroupState)
 
-    def test_a_group_fails_over_when_its_holder_is_lost_and_when_it_hands_over(self) -> None:
-        for event in (GroupEvent.HOLDER_LOST, GroupEvent.HANDOVER_STARTED):
-            assert GROUP.next(GroupState.HELD, event) is GroupState.FAILING_OVER
+    def test_a_group_whose_holder_hands_over_is_failing_over_until_the_next_one_is_promoted(self) -> None:
+        assert GROUP.next(GroupState.HELD, GroupEvent.HANDOVER_STARTED) is GroupState.FAILING_OVER
+        assert GROUP.next(GroupState.FAILING_OVER, GroupEvent.PROMOTED) is GroupState.HELD
+
+    def test_a_handover_that_is_called_off_leaves_the_holder_in_place(self) -> None:
+        assert GROUP.next(GroupState.FAILING_OVER, GroupEvent.HANDOVER_CANCELLED) is GroupState.HELD
+        assert GROUP.next(GroupState.HELD, GroupEvent.HANDOVER_CANCELLED) is None
 
     def test_a_holder_may_be_lost_during_its_own_handover(self) -> None:
-        assert GROUP.next(GroupState.FAILING_OVER, GroupEvent.HOLDER_LOST) is GroupState.FAILING_OVER
+        assert GROUP.next(GroupState.FAILING_OVER, GroupEvent.VACATED) is GroupState.VACANT
 
-    def test_a_vacant_group_has_no_holder_to_lose_or_to_hand_over(self) -> None:
-        assert GROUP.allowed(GroupState.VACANT).isdisjoint(
-            {GroupEvent.HOLDER_LOST, GroupEvent.HANDOVER_STARTED}
-        )
+    def test_a_vacant_group_has_no_holder_to_hand_over(self) -> None:
+        assert GroupEvent.HANDOVER_STARTED not in GROUP.allowed(GroupState.VACANT)
 
 
 class TestCall:
@@ -131,6 +133,10 @@ class TestCall:
 
     def test_a_call_that_certainly_did_not_run_may_run_again(self) -> None:
         assert CALL.next(CallState.IN_DOUBT, CallEvent.RESOLVED_NOT_EXECUTED) is CallState.ACCEPTED
+
+    def test_a_call_that_did_run_stays_in_doubt_until_its_outcome_is_there(self) -> None:
+        assert CALL.next(CallState.IN_DOUBT, CallEvent.RESOLVED_EXECUTED) is CallState.IN_DOUBT
+        assert CALL.next(CallState.STARTED, CallEvent.RESOLVED_EXECUTED) is None
 
     def test_a_claimed_call_is_not_claimed_again(self) -> None:
         assert CALL.next(CallState.STARTED, CallEvent.CLAIMED) is None

@@ -23,6 +23,9 @@ from pydantic_core import PydanticSerializationError
 from aegisipc.eventstore.errors import LimitExceeded, MalformedPayload, NotEncodable
 
 MAX_EVENT_BYTES = 512 * 1024
+MAX_REASON = 500
+"""Characters of a reason, as an operator or a health check gives it."""
+MAX_AUTHOR = 128
 
 
 class Effect(StrEnum):
@@ -60,6 +63,16 @@ class MethodContract(BaseModel):
 
 
 type Contract = dict[str, MethodContract]
+
+
+class Resolution(BaseModel):
+    """How a doubt ended, and who says so; the body of the marks ``EXECUTED`` and ``NOT_EXECUTED``."""
+
+    model_config = ConfigDict(frozen=True)
+
+    source: Literal["operator", "reconcile", "evidence"]
+    author: str = Field(max_length=MAX_AUTHOR)
+    reason: str = Field(default="", max_length=MAX_REASON)
 
 
 class Event(BaseModel):
@@ -163,6 +176,8 @@ class InstanceRegistered(Event):
     host: str = Field(max_length=255)
     pid: int
     version: str = Field(max_length=64)
+    quarantined: bool = False
+    """It accepts and queues calls, and runs none until an operator resumes its group."""
 
 
 @REGISTRY.event("instance.ready.v1")
@@ -178,6 +193,32 @@ class InstanceDraining(Event):
 
     incarnation: str
     cause: str
+
+
+@REGISTRY.event("instance.yielded.v1")
+class InstanceYielded(Event):
+    """The holder of ``epoch`` has stopped starting calls, and all that it ran is concluded in the log: the
+    pen may go to another one without a doubt.
+    """
+
+    incarnation: str
+    epoch: int
+    cause: str
+
+
+@REGISTRY.event("instance.unhealthy.v1")
+class InstanceUnhealthy(Event):
+    """The service's own health check failed: the instance starts no more calls."""
+
+    incarnation: str
+    reason: str = Field(max_length=MAX_REASON)
+
+
+@REGISTRY.event("instance.healthy.v1")
+class InstanceHealthy(Event):
+    """The service's own health check passes again."""
+
+    incarnation: str
 
 
 @REGISTRY.event("instance.left.v1")
@@ -210,23 +251,35 @@ class InstanceRefused(Event):
     decided_by: str
 
 
+type Source = Literal["silence", "disconnect", "probe"]
+"""What made a router suspect an instance: no pulses, its connection's end as the server tells it, or health
+probes without an answer.
+"""
+
+
 @REGISTRY.event("instance.suspected.v1")
 class InstanceSuspected(Event):
-    """The instance has been silent for too long."""
+    """The instance may be dead: it has been silent for too long, or its connection ended, or it answers no
+    probes. ``evidence`` holds what the router saw.
+    """
 
     instance: str
     incarnation: str
     last_pulse_ns: int
     silence_ms: int
+    source: Source = "silence"
+    cause: str = ""
+    evidence: dict[str, Any] = Field(default_factory=dict)
     decided_by: str
 
 
 @REGISTRY.event("instance.recovered.v1")
 class InstanceRecovered(Event):
-    """A suspected instance pulsed again."""
+    """A suspected instance gave a sign of life again."""
 
     instance: str
     incarnation: str
+    evidence: dict[str, Any] = Field(default_factory=dict)
     decided_by: str
 
 
@@ -238,7 +291,43 @@ class InstanceLost(Event):
     incarnation: str
     last_pulse_ns: int
     silence_ms: int
+    source: Source = "silence"
+    cause: str = ""
+    evidence: dict[str, Any] = Field(default_factory=dict)
     decided_by: str
+
+
+@REGISTRY.event("instance.drain_requested.v1")
+class InstanceDrainRequested(Event):
+    """An operator wants the instance to finish what it runs and to leave."""
+
+    instance: str
+    incarnation: str
+    author: str = Field(max_length=MAX_AUTHOR)
+    reason: str = Field(default="", max_length=MAX_REASON)
+    decided_by: str
+
+
+# -- what operators want of a group ---------------------------------------------------------------------
+
+
+class _Pausing(Event):
+    """With scope ``service`` it also holds for the groups that the service will have."""
+
+    scope: Literal["service", "group"]
+    author: str = Field(max_length=MAX_AUTHOR)
+    reason: str = Field(default="", max_length=MAX_REASON)
+    decided_by: str
+
+
+@REGISTRY.event("group.paused.v1")
+class GroupPaused(_Pausing):
+    """Calls are accepted and queued, and none is started; those that run go on to their end."""
+
+
+@REGISTRY.event("group.resumed.v1")
+class GroupResumed(_Pausing):
+    """Calls are started again; ends the quarantine of the group's instances, too."""
 
 
 # -- the group: whoever holds its pen -------------------------------------------------------------------
@@ -253,8 +342,38 @@ class GroupPromoted(Event):
     epoch: int
     holder: str
     incarnation: str
+    kind: Literal["first", "planned", "failover"] = "failover"
+    """``planned``: the former holder had finished. ``failover``: it may have begun what it did not conclude.
+    """
     cause: str
+    author: str = ""
+    """The operator who asked for it, if one did."""
     evidence: dict[str, Any] = Field(default_factory=dict)
+    decided_by: str
+
+
+@REGISTRY.event("group.handover_started.v1")
+class GroupHandoverStarted(Event):
+    """``holder`` is to finish what it runs and to yield, then ``to`` is promoted. Until then ``holder`` keeps
+    the pen of ``epoch``; this record is the new fence.
+    """
+
+    epoch: int
+    holder: str
+    to: str
+    to_incarnation: str
+    cause: str
+    author: str = ""
+    evidence: dict[str, Any] = Field(default_factory=dict)
+    decided_by: str
+
+
+@REGISTRY.event("group.handover_cancelled.v1")
+class GroupHandoverCancelled(Event):
+    """The handover is off, and the holder of ``epoch`` goes on. This record is the new fence."""
+
+    epoch: int
+    cause: str
     decided_by: str
 
 

@@ -47,6 +47,26 @@ class Mark(IntEnum):
     FAILED = 2
     EXPIRED = 3
     IN_DOUBT = 4
+    """It was claimed by one who is gone; its body, if there is one, is an error that says how that came."""
+    NOT_EXECUTED = 5
+    """The doubt is over: it did not run, and may run now. Its body says who found that, and why."""
+    EXECUTED = 6
+    """The doubt is over: it did run. Its body says who found that, and why; the outcome follows at once."""
+    EMITTED = 7
+    """An event of the group's shared state, ``[name, data]``; the outcome of the call follows at once."""
+    CHECKED = 8
+    """No call's (its id is all zeros): the digest of the writer's shared state after what precedes it."""
+    ATTEMPTED = 9
+    """It may have taken an instance down with it, and is begun once more, alone."""
+    DEAD_LETTERED = 10
+    """It took down every instance that began it, too often; its body is the error."""
+
+
+OUTCOMES: Final = frozenset({Mark.SUCCEEDED, Mark.FAILED, Mark.EXPIRED, Mark.IN_DOUBT, Mark.DEAD_LETTERED})
+"""What a caller can be told."""
+
+NO_CALL: Final[CallId] = bytes(16)
+"""The id in entries that are about no call."""
 
 
 class CallEntry(NamedTuple):

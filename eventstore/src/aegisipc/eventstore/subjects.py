@@ -28,6 +28,8 @@ WATCH_WHO: Final = "_watch"
 HA: Final = "ha"
 CALL: Final = "call"
 PEN: Final = "pen"
+EVIDENCE: Final = "evidence"
+STATE: Final = "state"
 TERM: Final = "term"
 
 _PULSE_SUFFIX: Final = "_PULSE"
@@ -95,7 +97,9 @@ class Subjects:
         return f"{self.log_root}.{service}.{group}.{HA}.{GROUP_WHO}"
 
     def watch(self, service: str, group: str) -> str:
-        """What the router decided about the group's instances: admitted, refused, suspected, lost."""
+        """What the router decided about the group's instances (admitted, refused, suspected, lost), and what
+        operators want of the group and of them.
+        """
         return f"{self.log_root}.{service}.{group}.{HA}.{WATCH_WHO}"
 
     def instance(self, service: str, group: str, instance: str) -> str:
@@ -110,6 +114,14 @@ class Subjects:
         """Claims and conclusions, written by the holder of the group's pen."""
         return f"{self.log_root}.{service}.{group}.{PEN}.{instance}"
 
+    def evidence(self, service: str, group: str, instance: str) -> str:
+        """What an instance that lost the pen did run to its end: not fenced, and not a conclusion."""
+        return f"{self.log_root}.{service}.{group}.{EVIDENCE}.{instance}"
+
+    def state(self, service: str, group: str, instance: str) -> str:
+        """Snapshots of the group's shared state, written by the holder of the pen."""
+        return f"{self.log_root}.{service}.{group}.{STATE}.{instance}"
+
     def pulse(self, kind: str, who: str) -> str:
         """Heartbeats of one instance or router."""
         return f"{self.pulse_root}.{kind}.{who}"
@@ -121,6 +133,14 @@ class Subjects:
     def ask(self, service: str, group: str) -> str:
         """Questions about calls, answered by the holder of the pen (plain NATS)."""
         return f"aegis.{self.namespace}.ask.{service}.{group}"
+
+    def tell(self, service: str, group: str) -> str:
+        """Commands to the holder of the pen (plain NATS)."""
+        return f"aegis.{self.namespace}.tell.{service}.{group}"
+
+    def probe(self, service: str, group: str, instance: str) -> str:
+        """Questions to one instance about itself (plain NATS)."""
+        return f"aegis.{self.namespace}.probe.{service}.{group}.{instance}"
 
     def api(self, verb: str) -> str:
         """The router's request/reply interface (plain NATS)."""

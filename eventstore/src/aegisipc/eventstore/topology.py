@@ -12,8 +12,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 from aegisipc.eventstore import events as ev
 from aegisipc.eventstore.errors import MalformedPayload
@@ -27,8 +26,28 @@ from aegisipc.eventstore.lifecycles import (
     InstanceState,
 )
 from aegisipc.eventstore.log import Record
-from aegisipc.eventstore.names import POOL_GROUP
 from aegisipc.eventstore.subjects import GROUP_WHO, HA, TERM, WATCH_WHO, Place, Subjects
+from aegisipc.eventstore.views import (
+    READY_STATES,
+    GroupView,
+    Handover,
+    InstanceView,
+    Leadership,
+    ServiceView,
+    service_plain,
+)
+
+__all__ = [
+    "MAX_ANOMALIES",
+    "MAX_GONE_INSTANCES",
+    "READY_STATES",
+    "GroupView",
+    "Handover",
+    "InstanceView",
+    "Leadership",
+    "ServiceView",
+    "Topology",
+]
 
 MAX_GONE_INSTANCES: Final = 64
 """How many gone instances a group remembers, newest first; older ones are in the log, not in the fold."""
@@ -37,101 +56,6 @@ MAX_ANOMALIES: Final = 64
 """How many kinds of anomaly are told apart; the rest counts as ``other``. Their names may come from a hostile
 record.
 """
-
-READY_STATES: Final = frozenset(
-    {
-        InstanceState.STANDBY,
-        InstanceState.ACTIVE,
-        InstanceState.SUSPECTED_STANDBY,
-        InstanceState.SUSPECTED_ACTIVE,
-    }
-)
-
-
-@dataclass(slots=True)
-class InstanceView:
-    """One instance as the log tells it. Times are the server's Unix nanoseconds."""
-
-    service: str
-    group: str
-    id: str
-    state: InstanceState
-    registration: ev.InstanceRegistered
-    registered_seq: int
-    since_ns: int
-    admitted: bool = False
-    refusal: ev.ErrorInfo | None = None
-
-    @property
-    def incarnation(self) -> str:
-        """Which run of the instance this is."""
-        return self.registration.incarnation
-
-    @property
-    def is_live(self) -> bool:
-        """Not left, not refused, not lost."""
-        return self.state not in GONE
-
-    @property
-    def is_ready(self) -> bool:
-        """Can hold the pen, or take calls of a pool."""
-        return self.admitted and self.state in READY_STATES
-
-
-@dataclass(slots=True)
-class GroupView:
-    """One group as the log tells it. ``fence_seq`` is the sequence of the latest record on its fence."""
-
-    service: str
-    name: str
-    state: GroupState = GroupState.VACANT
-    epoch: int = 0
-    holder: str | None = None
-    holder_incarnation: str | None = None
-    fence_seq: int = 0
-    watch_seq: int = 0
-    since_ns: int = 0
-    cause: str = "no instance has joined yet"
-    resources: set[str] = field(default_factory=set)
-    instances: dict[str, InstanceView] = field(default_factory=dict)
-
-    @property
-    def mode(self) -> Literal["owned", "pool"]:
-        """How calls reach the group."""
-        return "pool" if self.name == POOL_GROUP else "owned"
-
-    def live(self) -> Iterator[InstanceView]:
-        """Iterate over the instances that are admitted and not gone, in order of registration."""
-        return (i for i in self.instances.values() if i.admitted and i.is_live)
-
-    def ready(self) -> Iterator[InstanceView]:
-        """Iterate over the instances that could serve now, first come first."""
-        return (i for i in self.instances.values() if i.is_ready)
-
-
-@dataclass(slots=True)
-class ServiceView:
-    """One service: its contract, its groups, and which group each resource belongs to."""
-
-    name: str
-    contract: ev.Contract = field(default_factory=dict)
-    groups: dict[str, GroupView] = field(default_factory=dict)
-    resources: dict[str, str] = field(default_factory=dict)
-
-    def live(self) -> Iterator[InstanceView]:
-        """Iterate over all admitted instances that are not gone."""
-        return (i for group in self.groups.values() for i in group.live())
-
-
-@dataclass(slots=True)
-class Leadership:
-    """Which router leads. ``router`` is ``None`` when nobody does."""
-
-    term: int = 0
-    router: str | None = None
-    incarnation: str | None = None
-    seq: int = 0
-    since_ns: int = 0
 
 
 class Topology:
@@ -239,6 +163,12 @@ class Topology:
                 self._move(record, group, who, event.incarnation, InstanceEvent.DRAINING)
             case ev.InstanceLeft():
                 self._move(record, group, who, event.incarnation, InstanceEvent.LEFT)
+            case ev.InstanceYielded():
+                self._yielded(group, who, event)
+            case ev.InstanceUnhealthy():
+                self._set_health(group, who, event.incarnation, event.reason)
+            case ev.InstanceHealthy():
+                self._set_health(group, who, event.incarnation, None)
             case _:
                 self._count("misplaced")
 
@@ -249,8 +179,28 @@ class Topology:
             return
         group.instances.pop(who, None)  # the order of the dictionary is that of registration
         group.instances[who] = InstanceView(
-            group.service, group.name, who, InstanceState.JOINING, event, record.seq, record.timestamp_ns
+            group.service,
+            group.name,
+            who,
+            InstanceState.JOINING,
+            event,
+            record.seq,
+            record.timestamp_ns,
+            quarantined=event.quarantined,
         )
+
+    def _yielded(self, group: GroupView, who: str, event: ev.InstanceYielded) -> None:
+        if (group.holder, group.holder_incarnation, group.epoch) == (who, event.incarnation, event.epoch):
+            group.yielded_epoch = event.epoch
+        else:
+            self._count("yielded without holding")
+
+    def _set_health(self, group: GroupView, who: str, incarnation: str, reason: str | None) -> None:
+        instance = self._current(group, who, incarnation)
+        if instance is not None:
+            instance.unhealthy = reason
+            if reason is None and group.holder == who:
+                group.yielded_epoch = 0  # it held on, and goes on
 
     def _watch(self, record: Record, service: ServiceView, group: GroupView, event: ev.Event) -> None:
         match event:
@@ -266,8 +216,27 @@ class Topology:
                 self._move(record, group, event.instance, event.incarnation, InstanceEvent.RECOVERED)
             case ev.InstanceLost():
                 self._move(record, group, event.instance, event.incarnation, InstanceEvent.LOST)
+            case ev.InstanceDrainRequested():
+                wanted = self._current(group, event.instance, event.incarnation)
+                if wanted is not None:
+                    wanted.drain_requested_by = _by(event.author, event.reason)
+            case ev.GroupPaused() | ev.GroupResumed():
+                self._pause(record, service, group, event)
             case _:
                 self._count("misplaced")
+
+    @staticmethod
+    def _pause(
+        record: Record, service: ServiceView, group: GroupView, event: ev.GroupPaused | ev.GroupResumed
+    ) -> None:
+        group.paused = isinstance(event, ev.GroupPaused)
+        group.paused_by = _by(event.author, event.reason) if group.paused else ""
+        group.pause_seq = record.seq
+        if event.scope == "service" and service.paused is not group.paused:
+            service.paused, service.pause_seq = group.paused, record.seq
+        if not group.paused:
+            for instance in group.instances.values():
+                instance.quarantined = False
 
     def _admit(self, service: ServiceView, group: GroupView, event: ev.InstanceAdmitted) -> None:
         instance = self._current(group, event.instance, event.incarnation)
@@ -298,13 +267,30 @@ class Topology:
                 self._move(record, group, event.holder, event.incarnation, InstanceEvent.PROMOTED)
                 group.holder, group.holder_incarnation = event.holder, event.incarnation
                 group.epoch = event.epoch
+                group.handover, group.yielded_epoch = None, 0
                 self._group_moved(record, group, GroupEvent.PROMOTED, event.cause)
             case ev.GroupVacated():
                 self._demote_holder(record, group)
                 group.holder = group.holder_incarnation = None
+                group.handover, group.yielded_epoch = None, 0
                 self._group_moved(record, group, GroupEvent.VACATED, event.cause)
+            case ev.GroupHandoverStarted() | ev.GroupHandoverCancelled():
+                self._handover(record, group, event)
             case _:
                 self._count("misplaced")
+
+    def _handover(
+        self, record: Record, group: GroupView, event: ev.GroupHandoverStarted | ev.GroupHandoverCancelled
+    ) -> None:
+        if event.epoch != group.epoch:
+            self._count("handover of another epoch")
+        elif isinstance(event, ev.GroupHandoverCancelled):
+            if self._group_moved(record, group, GroupEvent.HANDOVER_CANCELLED, event.cause):
+                group.handover, group.yielded_epoch = None, 0
+        elif self._group_moved(record, group, GroupEvent.HANDOVER_STARTED, event.cause):
+            group.handover = Handover(
+                event.to, event.to_incarnation, event.cause, event.author, record.timestamp_ns
+            )
 
     def _demote_holder(self, record: Record, group: GroupView) -> None:
         """The holder loses the pen; if that incarnation is gone, or has been followed by another, there is
@@ -314,12 +300,13 @@ class Topology:
         if holder is not None and holder.is_live and holder.incarnation == group.holder_incarnation:
             self._move(record, group, holder.id, holder.incarnation, InstanceEvent.DEMOTED)
 
-    def _group_moved(self, record: Record, group: GroupView, event: GroupEvent, cause: str) -> None:
+    def _group_moved(self, record: Record, group: GroupView, event: GroupEvent, cause: str) -> bool:
         after = GROUP.next(group.state, event)
         if after is None:
             self._count(f"group {group.state} {event}")
-            return
+            return False
         group.state, group.cause, group.since_ns = after, cause, record.timestamp_ns
+        return True
 
     def _current(self, group: GroupView, who: str, incarnation: str | None) -> InstanceView | None:
         instance = group.instances.get(who)
@@ -358,48 +345,13 @@ class Topology:
                 "seq": lead.seq,
                 "since_ns": lead.since_ns,
             },
-            "services": {name: _service_plain(self.services[name]) for name in sorted(self.services)},
+            "services": {name: service_plain(self.services[name]) for name in sorted(self.services)},
             "anomalies": dict(sorted(self.anomalies.items())),
         }
 
 
-def _service_plain(service: ServiceView) -> dict[str, Any]:
-    return {
-        "methods": {name: m.model_dump(mode="json") for name, m in sorted(service.contract.items())},
-        "resources": dict(sorted(service.resources.items())),
-        "groups": {name: _group_plain(service.groups[name]) for name in sorted(service.groups)},
-    }
-
-
-def _group_plain(group: GroupView) -> dict[str, Any]:
-    return {
-        "mode": group.mode,
-        "state": str(group.state),
-        "epoch": group.epoch,
-        "holder": group.holder,
-        "holder_incarnation": group.holder_incarnation,
-        "fence_seq": group.fence_seq,
-        "watch_seq": group.watch_seq,
-        "since_ns": group.since_ns,
-        "cause": group.cause,
-        "resources": sorted(group.resources),
-        "instances": {name: _instance_plain(group.instances[name]) for name in sorted(group.instances)},
-    }
-
-
-def _instance_plain(instance: InstanceView) -> dict[str, Any]:
-    return {
-        "state": str(instance.state),
-        "admitted": instance.admitted,
-        "incarnation": instance.incarnation,
-        "registered_seq": instance.registered_seq,
-        "resources": sorted(instance.registration.resources),
-        "since_ns": instance.since_ns,
-        "host": instance.registration.host,
-        "pid": instance.registration.pid,
-        "version": instance.registration.version,
-        "refusal": instance.refusal.model_dump(mode="json") if instance.refusal else None,
-    }
+def _by(author: str, reason: str) -> str:
+    return f"{author}: {reason}" if reason else author
 
 
 def _is_reaffirmed(group: GroupView, event: ev.GroupPromoted) -> bool:

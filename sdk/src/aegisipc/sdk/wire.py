@@ -8,7 +8,7 @@ from typing import Final
 import msgpack
 
 from aegisipc.eventstore.errors import MalformedPayload
-from aegisipc.eventstore.frames import MAX_ENTRIES, Mark
+from aegisipc.eventstore.frames import MAX_ENTRIES, OUTCOMES
 from aegisipc.eventstore.ids import CallId
 
 type WireOutcome = tuple[CallId, int, bytes | None]
@@ -17,7 +17,7 @@ MAX_ASKED: Final = 1000
 """Most calls that one question is about."""
 
 _ID_BYTES: Final = 16
-_OUTCOMES: Final = frozenset(int(mark) for mark in Mark if mark is not Mark.CLAIMED)
+_OUTCOMES: Final = frozenset(map(int, OUTCOMES))
 _BAD: Final = (ValueError, TypeError, msgpack.UnpackException, RecursionError)
 
 

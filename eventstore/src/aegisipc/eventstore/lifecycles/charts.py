@@ -88,8 +88,8 @@ class InstanceChart(StateMachine):
 class GroupChart(StateMachine):
     """One owned group of a service. Only the leading router writes what moves it.
 
-    A handover that is called off, or a holder that turns out to be alive, needs no event of its
-    own: it is ``promoted`` again, with a new epoch.
+    A holder that turns out to be alive after it was lost needs no event of its own: it is ``promoted``
+    again, with a new epoch. A handover that is called off leaves the epoch as it is.
     """
 
     at = States.from_enum(GroupState, initial=GroupState.VACANT)
@@ -99,9 +99,8 @@ class GroupChart(StateMachine):
     reaffirmed = at.VACANT.to.itself() | at.HELD.to.itself() | at.FAILING_OVER.to.itself()
     # From vacant too: the first time a router takes the pen, and when another router takes it over.
     vacated = at.VACANT.from_.any()
-    # From failing over too: the holder may die during its own handover.
-    holder_lost = at.FAILING_OVER.from_(at.HELD, at.FAILING_OVER)
     handover_started = at.HELD.to(at.FAILING_OVER)
+    handover_cancelled = at.FAILING_OVER.to(at.HELD)
 
 
 class CallChart(StateMachine):
@@ -129,6 +128,8 @@ class CallChart(StateMachine):
     retry_due = at.RETRY_WAIT.to(at.ACCEPTED)
     doubted = at.STARTED.to(at.IN_DOUBT)
     resolved_not_executed = at.IN_DOUBT.to(at.ACCEPTED)
+    # Said with the outcome that follows it in the same frame.
+    resolved_executed = at.IN_DOUBT.to.itself()
 
     succeeded = at.SUCCEEDED.from_.any()
     failed = at.FAILED.from_.any()

@@ -139,14 +139,15 @@ One owned group of a service: who may conclude its calls. Only the leading route
 about it, by compare-and-set on the group's fence subject. So each record also moves the fence, and each
 `promoted` carries a new epoch.
 
-Today the router records two things: who was promoted, and that nobody was. Between the loss of a holder and
-the promotion of the next one a group stays `held`; that its holder is lost is said of the instance.""",
+A holder that is lost is replaced by one record, `promoted`, and that it is lost is said of the instance. A
+planned change takes two: `handover_started`, on which the holder finishes what it runs and yields, and
+`promoted`.""",
     states={
         GroupState.VACANT: "No instance holds the pen, and none can be promoted. Calls are still accepted "
         "and wait for an instance; those that expire meanwhile are concluded when one comes.",
         GroupState.HELD: "One instance holds the pen, for one epoch. The normal state.",
-        GroupState.FAILING_OVER: "The holder is lost or hands over, and the next one is being promoted. "
-        "Calls wait. Not reached yet: nothing writes the events that lead here.",
+        GroupState.FAILING_OVER: "The holder hands over: it starts no more calls, and concludes those that "
+        "run. Calls that arrive wait for the next holder.",
     },
     events={
         GroupEvent.PROMOTED: Recorded("router", "A holder and a new epoch; says why, and on what evidence."),
@@ -154,11 +155,11 @@ the promotion of the next one a group stays `held`; that its holder is lost is s
             _NOBODY, "The latest record again: the same holder at the same epoch. Not written yet."
         ),
         GroupEvent.VACATED: Recorded("router", "The holder is gone and nobody is ready to follow."),
-        GroupEvent.HOLDER_LOST: Recorded(
-            _NOBODY, "The holder is taken to be dead or frozen. Not written yet."
-        ),
         GroupEvent.HANDOVER_STARTED: Recorded(
-            _NOBODY, "The holder is about to hand over, as planned. Not written yet."
+            "router", "The holder is to hand over: an operator wants it, or its health check failed."
+        ),
+        GroupEvent.HANDOVER_CANCELLED: Recorded(
+            "router", "The handover is off, as nobody can follow any more; the holder goes on."
         ),
     },
     drawings=(Drawing(sources=frozenset(GroupState), events=frozenset(GroupEvent)),),
@@ -176,15 +177,15 @@ recorded, so such a call goes from `accepted` or `retry_wait` straight to what c
 
 The pen holder is the active instance, or in a pool the worker that took the call.
 
-Retries, cancellation and dead letters are in the chart and in the fold; nothing writes them yet.""",
+Retries and cancellation are in the chart; nothing writes them yet.""",
     states={
         CallState.ACCEPTED: "In the log, without an outcome, and no claim is open on it.",
         CallState.STARTED: "Claimed: from here on its `once` method may have run.",
         CallState.RETRY_WAIT: "An attempt failed in a way that allows another, which is due later. Not "
         "reached yet.",
-        CallState.IN_DOUBT: "Nobody can know whether its `once` method ran. It is not run again. In an "
-        "owned group nothing resolves a doubt yet; in a pool, an outcome that the worker had on its way "
-        "does.",
+        CallState.IN_DOUBT: "Nobody can know whether its `once` method ran. It is not run again until the "
+        "service's `reconcile` hook, the late word of the instance that claimed it, or an operator resolves "
+        "the doubt.",
         CallState.SUCCEEDED: "Final: the method returned; the result is in the log.",
         CallState.FAILED: "Final: the method raised, could not be called, or gave a result that cannot be "
         "recorded; the error is in the log. A `once` call whose claim was durable only after its deadline is "
@@ -193,7 +194,8 @@ Retries, cancellation and dead letters are in the chart and in the fold; nothing
         "that an earlier holder may have begun ends so too, and its record says that.",
         CallState.CANCELLED: "Final: cancelled on request. If it had been claimed, it may have run. Not "
         "reached yet.",
-        CallState.DEAD_LETTERED: "Final: given up, with the reason. Not reached yet.",
+        CallState.DEAD_LETTERED: "Final: given up, because every instance that began it went down; the "
+        "reason is in the log.",
     },
     events={
         CallEvent.CLAIMED: Recorded("pen holder", "A `once` call is about to start."),
@@ -206,7 +208,13 @@ Retries, cancellation and dead letters are in the chart and in the fold; nothing
             "It was claimed in an earlier epoch, or by a worker that is gone, and has no outcome.",
         ),
         CallEvent.RESOLVED_NOT_EXECUTED: Recorded(
-            _NOBODY, "The doubt is resolved: it certainly did not run, so it may run now. Not written yet."
+            "pen holder",
+            "The doubt is resolved: it did not run, so it may run now. Says who found that, and why.",
+        ),
+        CallEvent.RESOLVED_EXECUTED: Recorded(
+            "pen holder",
+            "The doubt is resolved: it did run. Says who found that, and why; the outcome follows in the "
+            "same frame.",
         ),
         CallEvent.SUCCEEDED: Recorded("pen holder", "The method's result."),
         CallEvent.FAILED: Recorded("pen holder", "The method's error."),
@@ -226,6 +234,7 @@ Retries, cancellation and dead letters are in the chart and in the fold; nothing
                     CallEvent.RETRY_DUE,
                     CallEvent.DOUBTED,
                     CallEvent.RESOLVED_NOT_EXECUTED,
+                    CallEvent.RESOLVED_EXECUTED,
                     CallEvent.SUCCEEDED,
                     CallEvent.FAILED,
                 }

@@ -60,8 +60,8 @@ class GroupEvent(StrEnum):
     PROMOTED = "promoted"
     REAFFIRMED = "reaffirmed"
     VACATED = "vacated"
-    HOLDER_LOST = "holder_lost"
     HANDOVER_STARTED = "handover_started"
+    HANDOVER_CANCELLED = "handover_cancelled"
 
 
 class CallState(StrEnum):
@@ -86,6 +86,7 @@ class CallEvent(StrEnum):
     RETRY_DUE = "retry_due"
     DOUBTED = "doubted"
     RESOLVED_NOT_EXECUTED = "resolved_not_executed"
+    RESOLVED_EXECUTED = "resolved_executed"
     SUCCEEDED = "succeeded"
     FAILED = "failed"
     EXPIRED = "expired"
