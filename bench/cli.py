@@ -7,10 +7,16 @@ from aegisipc.eventstore.cli import Verb, add_json_option
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from argparse import ArgumentParser, Namespace
+    from typing import Any
 
 
 def _configure(parser: ArgumentParser) -> None:
     kinds = parser.add_subparsers(dest="kind", required=True, metavar="WHAT")
+    _configure_rpc(kinds)
+    _configure_failover(kinds)
+
+
+def _configure_rpc(kinds: Any) -> None:
     rpc = kinds.add_parser(
         "rpc",
         help="durable calls beside plain nats-py request/reply",
@@ -35,13 +41,85 @@ def _configure(parser: ArgumentParser) -> None:
     rpc.add_argument(
         "--rounds", type=_count, default=3, metavar="N", help="rounds per figure (default: %(default)s)"
     )
-    rpc.add_argument(
+    _add_common(rpc)
+    rpc.set_defaults(measure=_run_rpc)
+
+
+def _configure_failover(kinds: Any) -> None:
+    failover = kinds.add_parser(
+        "failover",
+        help="kill the active instance of a group under load, again and again",
+        description="Kill -9 of the active instance of a group, under an open loop of calls at a steady "
+        "rate; how long until the standby's first outcome is durable, and until the client has its first "
+        "reply. Own processes for server, router and instances. Exit code 1 if a call is lost or has two "
+        "outcomes.",
+    )
+    failover.add_argument(
+        "--kills", type=_count, default=50, metavar="N", help="how often (default: %(default)s)"
+    )
+    failover.add_argument(
+        "--rate", type=_count, default=5000, metavar="N", help="calls per second (default: %(default)s)"
+    )
+    failover.add_argument(
+        "--effect",
+        choices=("idempotent", "once"),
+        default="idempotent",
+        help="of the method that is called: what a standby runs again, or what is in doubt then "
+        "(default: %(default)s)",
+    )
+    failover.add_argument(
+        "--no-system-account",
+        action="store_true",
+        help="the router does not hear of ended connections: it notices silence only",
+    )
+    failover.add_argument(
+        "--pulse-ms",
+        type=_count,
+        default=250,
+        metavar="MS",
+        help="time between heartbeats of an instance (default: %(default)s)",
+    )
+    failover.add_argument(
+        "--suspect-after-ms",
+        type=_count,
+        default=1000,
+        metavar="MS",
+        help="silence after which the router suspects an instance (default: %(default)s)",
+    )
+    _add_common(failover)
+    failover.set_defaults(measure=_run_failover)
+
+
+def _add_common(parser: ArgumentParser) -> None:
+    parser.add_argument(
         "--no-fsync", action="store_true", help="do not sync each frame to disk before it is acknowledged"
     )
-    add_json_option(rpc)
+    add_json_option(parser)
 
 
 def _run(args: Namespace) -> int:
+    code: int = args.measure(args)
+    return code
+
+
+def _run_failover(args: Namespace) -> int:
+    from aegisipc.eventstore.cli.running import run_async  # noqa: PLC0415 - heavy: not for --help
+    from bench.failover import report  # noqa: PLC0415 - as above
+    from bench.scene import Plan  # noqa: PLC0415 - as above
+
+    plan = Plan(
+        args.kills,
+        args.rate,
+        args.effect,
+        system_account=not args.no_system_account,
+        pulse_ms=args.pulse_ms,
+        suspect_after_ms=args.suspect_after_ms,
+        fsync=not args.no_fsync,
+    )
+    return run_async(report(plan, as_json=args.json))
+
+
+def _run_rpc(args: Namespace) -> int:
     from aegisipc.eventstore.cli.running import run_async  # noqa: PLC0415 - heavy: not for --help
     from bench.rpc import Plan, report  # noqa: PLC0415 - as above
 
@@ -62,11 +140,13 @@ def _counts(text: str) -> list[int]:
 
 VERB = Verb(
     "bench",
-    "measure calls beside their baselines",
+    "measure calls beside their baselines, and failovers",
     _configure,
     _run,
     examples="""
 aegis bench rpc
 aegis bench rpc --concurrency 64 --no-fsync --json
+aegis bench failover
+aegis bench failover --kills 10 --rate 1000 --effect once --no-system-account --json
 """,
 )

@@ -1,6 +1,4 @@
-"""The processes of a measurement: a server, a router, a service and the baseline's responder, each on its
-own.
-"""
+"""The processes of a measurement: a server, a router, services, each on its own."""
 
 from __future__ import annotations
 
@@ -8,15 +6,18 @@ import asyncio
 import signal
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
+from typing import Final
 
 from aegisipc.eventstore.errors import AegisError
 from aegisipc.router.infrastructure.child import ChildProcess
 from aegisipc.router.infrastructure.embedded import EmbeddedServer
 
-_READY_S = 30.0
+AEGIS: Final = (sys.executable, "-m", "aegisipc.router.cli.main")
+
+_READY_S = 60.0
 _STOP_S = 5.0
 
 
@@ -31,39 +32,51 @@ async def stage(*, fsync: bool) -> AsyncIterator[str]:
     """Run everything that `aegis bench rpc` needs; gives the server's URL, ends every process."""
     with tempfile.TemporaryDirectory(prefix="aegis-bench-") as folder:
         async with EmbeddedServer(Path(folder) / "server", fsync=fsync) as server, AsyncExitStack() as stack:
-            aegis = (sys.executable, "-m", "aegisipc.router.cli.main")
             serve = ("serve", "bench.workload:service", "--resource", "bench", "--url", server.url)
             for name, argv in (
-                ("router", (*aegis, "router", "--url", server.url)),
-                ("service", (*aegis, *serve)),
+                ("router", (*AEGIS, "router", "--url", server.url)),
+                ("service", (*AEGIS, *serve)),
                 ("echo", (sys.executable, "-m", "bench.workload", server.url)),
             ):
-                await stack.enter_async_context(_child(name, argv, Path(folder) / f"{name}.log"))
+                await stack.enter_async_context(child(name, argv, Path(folder) / f"{name}.log"))
             yield server.url
 
 
 @asynccontextmanager
-async def _child(name: str, argv: Sequence[str], output: Path) -> AsyncIterator[None]:
-    child = ChildProcess(argv, output)
+async def child(
+    name: str, argv: Sequence[str], output: Path, env: Mapping[str, str] | None = None
+) -> AsyncIterator[ChildProcess]:
+    """Run a program from the line on that starts with ``ready``; it has ended when this ends.
+
+    `env` is its whole environment; without it, the program has ours.
+
+    Raises:
+        ChildFailed: it did not get ready; with the end of what it wrote.
+    """
+    process = ChildProcess(argv, output, env=env)
     try:
-        await _ready(name, child, output)
-        yield
+        await _ready(name, process, output)
+        yield process
     finally:
-        child.send(signal.SIGTERM)
-        try:
-            await child.wait(_STOP_S)
-        except TimeoutError:
-            child.send(signal.SIGKILL)
-            await child.wait(_STOP_S)
+        await _ended(process)
 
 
-async def _ready(name: str, child: ChildProcess, output: Path) -> None:
+async def _ended(process: ChildProcess) -> None:
+    process.send(signal.SIGTERM)
+    try:
+        await process.wait(_STOP_S)
+    except TimeoutError:
+        process.send(signal.SIGKILL)
+        await process.wait(_STOP_S)
+
+
+async def _ready(name: str, process: ChildProcess, output: Path) -> None:
     give_up_at = asyncio.get_running_loop().time() + _READY_S
     while True:
         text = await asyncio.to_thread(_read, output)
         if any(line.startswith("ready") for line in text.splitlines()):
             return
-        if not child.is_running or asyncio.get_running_loop().time() > give_up_at:
+        if not process.is_running or asyncio.get_running_loop().time() > give_up_at:
             raise ChildFailed(
                 f"cannot measure: the {name} process did not get ready; its last words: "
                 f"{text[-500:].strip()!r}"

@@ -1,1 +1,1 @@
-"""Examples: an order gateway, a pool of quotes, a first client, and the demonstration (``aegis demo``)."""
+"""Examples: an order gateway, a position keeper, a pool of quotes, a first client, and ``aegis demo``."""

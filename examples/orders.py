@@ -7,7 +7,8 @@ Run it next to a broker (``aegis dev``), and call it::
 
 The account is the call's *resource*: calls for one account run one after another, so nothing here needs a
 lock. Each account has a ledger in the memory of the process that serves it; accounts named ``acc_1``,
-``acc_2`` and so on open with 1,000,000 in cash at their first use. A standby that takes over opens them anew.
+``acc_2`` and so on open with 1,000,000 in cash at their first use. A standby that takes over opens them anew;
+``examples/positions.py`` shows state that standbys share.
 """
 
 from __future__ import annotations
@@ -118,6 +119,22 @@ class Ledger:
         else:
             self.holdings[order.symbol] -= sign * order.quantity
 
+    def enter(self, report: Report) -> None:
+        """Book what became of a new order."""
+        self.reports[report.order.order_id] = report
+        if report.status is not Status.CANCELLED:
+            self.reserve(report.order)
+        if report.price is not None:
+            self.fill(report.order, report.price)
+
+    def cancel(self, order_id: str) -> Report:
+        """Take an order that works back; one that does not stays as it is. Returns where it stands now."""
+        report = self.reports[order_id]
+        if report.status is Status.WORKING:
+            report.status = Status.CANCELLED
+            self.reserve(report.order, sign=-1)
+        return report
+
     def fill(self, order: Order, price: Decimal) -> None:
         """Book a trade, at the limit or better."""
         if order.side is Side.BUY:
@@ -158,17 +175,14 @@ async def place(order: Order, ctx: Context) -> Report:
     """Check an order and try to fill it at once; what cannot be filled works on, or is cancelled (IOC)."""
     ledger = ledger_of(order.account, ctx)
     check(order, ledger)
-    ledger.reserve(order)
     bid, ask = touch(order.symbol)
     buys = order.side is Side.BUY
     report = Report(order=order, status=Status.WORKING, execution_id=ctx.call_id, at=datetime.now(UTC))
     if order.limit_price >= ask if buys else order.limit_price <= bid:
         report.status, report.price = Status.FILLED, ask if buys else bid
-        ledger.fill(order, report.price)
     elif order.time_in_force is TimeInForce.IOC:
         report.status = Status.CANCELLED
-        ledger.reserve(order, sign=-1)
-    ledger.reports[order.order_id] = report
+    ledger.enter(report)
     return report
 
 
@@ -176,13 +190,9 @@ async def place(order: Order, ctx: Context) -> Report:
 async def cancel(account: str, order_id: str, ctx: Context) -> Report:
     """Cancel an order that works; one that does not is left as it is. Returns where it stands now."""
     ledger = ledger_of(account, ctx)
-    report = ledger.reports.get(order_id)
-    if report is None:
+    if order_id not in ledger.reports:
         raise ServiceError("unknown_order", f"{account} has no order {order_id}")
-    if report.status is Status.WORKING:
-        report.status = Status.CANCELLED
-        ledger.reserve(report.order, sign=-1)
-    return report
+    return ledger.cancel(order_id)
 
 
 @orders.method(effect="pure")  # it changes nothing

@@ -10,9 +10,20 @@ from typing import Any
 
 import pytest
 import structlog
+from hypothesis import HealthCheck, Phase, settings
 
 from aegisipc.router.infrastructure.embedded import EmbeddedServer
 from tests.support.processes import child_server_pids
+
+# On a busy machine an example may take long: that is no failure. And a failure is not explained by running it
+# many times more under a tracer: that takes minutes where a test folds whole logs.
+settings.register_profile(
+    "busy machine",
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
+    phases=[phase for phase in Phase if phase is not Phase.explain],
+)
+settings.load_profile("busy machine")
 
 
 def run_in_own_loop(make: Callable[[], Coroutine[Any, Any, None]]) -> None:

@@ -34,6 +34,11 @@ def configure(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--no-fsync", action="store_true", help="do not sync each write to disk before it is acknowledged"
     )
+    parser.add_argument(
+        "--kill",
+        action="store_true",
+        help="with standbys: kill the active instance of one group on the way, and freeze that of the other",
+    )
     add_json_option(parser)
     parser.set_defaults(usage_error=parser.error)
 
@@ -61,9 +66,16 @@ Starts a broker (each write synced to disk, unless --no-fsync is given), a route
 half of the accounts each, and a pool of two quote services; plays the orders from several clients, as fast
 as they go; then reads the log and counts: how many calls were accepted, what became of them, whether any was
 lost or has two outcomes, and whether every client saw what the log says. Exit code 1 if anything is wrong.
-Everything is stopped and removed at the end.""",
+Everything is stopped and removed at the end.
+
+With --kill, each group of gateways has a standby. While orders go through them, the active instance of one
+group is killed (kill -9), and that of the other one frozen (SIGSTOP), and let go on some seconds later. The
+gateways write each order that they execute to a book outside of the log; it says which of the calls that are
+in doubt after that were executed, and whether any order was executed twice. Exit code 1, too, if a standby
+did not take over.""",
     examples="""\
 aegis demo
+aegis demo --kill
 aegis demo --json
 aegis demo --orders my-orders.jsonl --concurrency 256
 aegis demo --seed 11 --data ./demo-data""",

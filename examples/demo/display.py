@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+import time
+from collections import deque
 from collections.abc import Sequence
 from types import TracebackType
 from typing import Final, Protocol, Self
@@ -20,7 +22,16 @@ from examples.orders import Report, Side
 _BARS: Final = " ▁▂▃▄▅▆▇█"
 _CURVE: Final = 48
 _REFUSALS: Final = 8
-_STATES: Final = {"starting": "yellow", "ready": "green", "leaving": "yellow", "gone": "dim"}
+_STORY: Final = 10
+_STATES: Final = {
+    "starting": "yellow",
+    "ready": "green",
+    "leaving": "yellow",
+    "gone": "dim",
+    "killed": "red",
+    "frozen": "blue",
+}
+_SAID: Final = {"killed": "bold red", "frozen": "bold blue"}
 _WIDTHS: Final = (0, 78, 106)
 """From which width of the terminal on there is room for one, two, three tables."""
 
@@ -35,11 +46,15 @@ class Display(Protocol):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None: ...
     def process(self, name: str, state: str) -> None:
-        """A process changed: starting, ready, leaving, gone."""
+        """A process changed: starting, ready, killed, frozen, leaving, gone."""
         ...
 
     def phase(self, text: str) -> None:
         """Something else begins."""
+        ...
+
+    def happened(self, text: str) -> None:
+        """Something happened that is worth a line."""
         ...
 
     def show(self, tally: Tally) -> None:
@@ -86,6 +101,10 @@ class Lines:
         """Say what begins."""
         self._say(text)
 
+    def happened(self, text: str) -> None:
+        """Say so."""
+        self._say(text)
+
     def show(self, tally: Tally) -> None:
         """Report on this from now on."""
         self._tally = tally
@@ -118,6 +137,7 @@ class Picture:
         self._title = title
         self._phase = ""
         self._states: dict[str, str] = {}
+        self._story: deque[str] = deque(maxlen=_STORY)
         self._tally: Tally | None = None
         self._live = Live(console=console, auto_refresh=False, vertical_overflow="crop")
 
@@ -141,6 +161,12 @@ class Picture:
         self._phase = text
         self.tick()
 
+    def happened(self, text: str) -> None:
+        """Add it to the story."""
+        passed_s = 0.0 if self._tally is None else time.perf_counter() - self._tally.began_s
+        self._story.append(f"{passed_s:6.2f} s  {text}")
+        self.tick()
+
     def show(self, tally: Tally) -> None:
         """Draw this from now on."""
         self._tally = tally
@@ -156,7 +182,10 @@ class Picture:
             width = self._live.console.width
             curve = max(8, min(_CURVE, width - 54))
             parts += ["", progress(self._tally, curve), "", pace(self._tally, curve)]
-            parts += ["", details(self._tally, width)]
+        if self._story:  # before the details: those may be cropped where there are few lines
+            parts += ["", Text("\n".join(self._story), "bold magenta", no_wrap=True, overflow="ellipsis")]
+        if self._tally is not None:
+            parts += ["", details(self._tally, self._live.console.width)]
         return Padding(Group(*parts), (1, 2), expand=False)
 
     def _heading(self) -> Text:
@@ -168,7 +197,8 @@ def lamps(states: dict[str, str]) -> Text:
     text = Text()
     for name, state in states.items():
         text.append("● ", _STATES.get(state, ""))
-        text.append(f"{name}  ", "dim" if state == "gone" else "")
+        shown = (f"{name} {state}" if state in _SAID else name).replace(" ", "\N{NO-BREAK SPACE}")
+        text.append(f"{shown}  ", _SAID.get(state, "dim" if state == "gone" else ""))
     return text
 
 

@@ -7,6 +7,7 @@ import signal
 import tempfile
 import time
 from argparse import Namespace
+from collections import Counter
 from collections.abc import AsyncIterator, Coroutine, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
@@ -21,7 +22,10 @@ from aegisipc.eventstore.nats.connection import Connection
 from aegisipc.eventstore.nats.options import ConnectOptions
 from aegisipc.eventstore.streams import open_log
 from aegisipc.eventstore.subjects import subjects_of
+from examples.demo.audit import audited
+from examples.demo.book import book_of
 from examples.demo.display import Display, display_for
+from examples.demo.faults import FAULTS, Failover, Faults, together
 from examples.demo.flow import SHIPPED, Place, Step, accounts_of, groups_of, read_flow
 from examples.demo.generate import SHIPPED_ORDERS, generate
 from examples.demo.play import play
@@ -30,6 +34,7 @@ from examples.demo.stage import NAMESPACE, Stage
 from examples.demo.summary import Summary, summarize
 from examples.demo.tally import Tally
 from examples.demo.verdict import verdict
+from examples.demo.watch import watching
 
 _INTERRUPTED: Final = 130
 
@@ -61,20 +66,56 @@ async def perform(args: Namespace) -> int:
 async def rehearsed(place: Path, steps: Sequence[Step], args: Namespace) -> Summary:
     """Set the stage, play, recount, clear the stage."""
     tally = Tally(len(steps))
+    books = place if args.kill else None
+    audit = None
     with display_for(_title(steps, fsync=not args.no_fsync)) as display:
         display.phase("starting")
         async with (
             ticking(display),
-            Stage(place, groups_of(steps), fsync=not args.no_fsync, tell=display.process) as stage,
+            Stage(
+                place, groups_of(steps), fsync=not args.no_fsync, tell=display.process, books=books
+            ) as stage,
         ):
             display.phase("playing")
             display.show(tally)
-            playing = play(stage.url, NAMESPACE, steps, tally, concurrency=args.concurrency)
-            await guarded(playing, stage.watch())
+            acting = _play_with_faults if args.kill else _play
+            failovers = await guarded(acting(stage, steps, tally, args, display), stage.watch())
             display.phase("recounting from the log")
             counted = await guarded(recounted(stage.url), stage.watch())
             display.phase("clearing up")
-    return summarize(tally, counted)
+    if books is not None:
+        audit = audited(failovers, counted, executed_in(books))
+    return summarize(tally, counted, audit)
+
+
+async def _play(
+    stage: Stage, steps: Sequence[Step], tally: Tally, args: Namespace, _display: Display
+) -> list[Failover]:
+    await play(stage.url, NAMESPACE, steps, tally, concurrency=args.concurrency)
+    return []
+
+
+async def _play_with_faults(
+    stage: Stage, steps: Sequence[Step], tally: Tally, args: Namespace, display: Display
+) -> list[Failover]:
+    async with watching(stage.url, subjects_of(NAMESPACE)) as watch:
+        faults = Faults(stage, watch, steps, display.happened)
+        playing = play(
+            stage.url, NAMESPACE, steps, tally, concurrency=args.concurrency, may_send=faults.may_send
+        )
+        await together(playing, faults.run())
+    return faults.failovers
+
+
+def executed_in(books: Path) -> Counter[str]:
+    """Read from the venue's books how often each order was executed, by the id of its call."""
+    found: Counter[str] = Counter()
+    for group in FAULTS:
+        book = book_of(books, group)
+        book.refresh()
+        found += book.placed
+        book.close()
+    return found
 
 
 async def recounted(url: str) -> Recount:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from itertools import groupby
@@ -22,7 +22,9 @@ from aegisipc.sdk import (
     CallExpired,
     CallFailed,
     CallInDoubt,
+    CallTimeout,
     Client,
+    DeadLettered,
     Pending,
     RemoteError,
     connect,
@@ -41,6 +43,15 @@ RESULTS: Final[dict[str, type]] = {
 """What each method returns."""
 
 _TIMEOUT_S: Final = 30.0
+_DOUBT_S: Final = 5.0
+"""How long the caller of a call in doubt waits for somebody to find out."""
+
+type MaySend = Callable[[Step], Awaitable[None]]
+"""Returns when a step may be sent."""
+
+
+async def _at_once(_step: Step) -> None:
+    """Nothing is held back."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +87,15 @@ def bursts_of(steps: Sequence[Step]) -> dict[str, list[list[Step]]]:
     }
 
 
-async def play(url: str, namespace: str, steps: Sequence[Step], tally: Tally, *, concurrency: int) -> None:
+async def play(
+    url: str,
+    namespace: str,
+    steps: Sequence[Step],
+    tally: Tally,
+    *,
+    concurrency: int,
+    may_send: MaySend = _at_once,
+) -> None:
     """Play a flow to its end; `tally` has what came of every call.
 
     Raises:
@@ -92,22 +111,27 @@ async def play(url: str, namespace: str, steps: Sequence[Step], tally: Tally, *,
         tally.begin(time.perf_counter())
         async with asyncio.TaskGroup() as desks:
             for account, bursts in bursts_of(steps).items():
-                desks.create_task(_Desk(gateways[account], market, room, tally).play(bursts))
+                desk = _Desk(gateways[account], market, room, tally, may_send)
+                desks.create_task(desk.play(bursts))
 
 
 class _Desk:
     """Plays one account."""
 
-    def __init__(self, gateway: Client, market: Client, room: asyncio.Semaphore, tally: Tally) -> None:
+    def __init__(
+        self, gateway: Client, market: Client, room: asyncio.Semaphore, tally: Tally, may_send: MaySend
+    ) -> None:
         self._gateway = gateway
         self._market = market
         self._room = room
         self._tally = tally
+        self._may_send = may_send
 
     async def play(self, bursts: Sequence[Sequence[Step]]) -> None:
         for burst in bursts:
             async with asyncio.TaskGroup() as calls:
                 for step in burst:
+                    await self._may_send(step)
                     await (
                         self._room.acquire()
                     )  # here, and not in the task: calls go out in the order of the flow
@@ -116,14 +140,14 @@ class _Desk:
 
     async def _call(self, call: Call) -> None:
         began_s = time.perf_counter()
-        seen = await make_call(self._gateway if call.resource_id else self._market, call)
+        seen = await make_call(self._gateway if call.resource_id else self._market, call, _DOUBT_S)
         self._room.release()
         now_s = time.perf_counter()
         self._tally.add(seen, now_s - began_s, now_s)
 
 
-async def make_call(client: Client, call: Call) -> Seen:
-    """Make one call and say what its caller saw."""
+async def make_call(client: Client, call: Call, doubt_s: float = 0.0) -> Seen:
+    """Make one call and say what its caller saw; a doubt is its last word after `doubt_s` seconds."""
     try:
         pending: Pending = await client.submit(
             call.target,
@@ -138,16 +162,31 @@ async def make_call(client: Client, call: Call) -> Seen:
         return Seen(b"", call.target, Ending.NOT_ACCEPTED, code=error.code)
     call_id = parse_call_id(pending.call_id)
     try:
-        value = await pending.result()
+        value = await _final(pending, doubt_s)
     except AegisError as error:
         return Seen(call_id, call.target, _ending_of(error), code=error.code)
     return Seen(call_id, call.target, Ending.SUCCEEDED, value)
+
+
+async def _final(pending: Pending, doubt_s: float) -> Any:
+    """Return the result; if it is in doubt, wait on for so long until somebody finds out."""
+    try:
+        return await pending.result()
+    except CallInDoubt as doubt:
+        if not doubt_s:
+            raise
+        try:
+            return await pending.settled(doubt_s)
+        except CallTimeout:
+            raise doubt from None
 
 
 def _ending_of(error: AegisError) -> Ending:
     match error:
         case RemoteError(code="unexpected_result"):  # it succeeded, with a result that is not ours to read
             return Ending.SUCCEEDED
+        case DeadLettered():
+            return Ending.DEAD_LETTERED
         case CallFailed():
             return Ending.FAILED
         case CallExpired():

@@ -16,10 +16,12 @@ from pydantic import ValidationError
 
 from aegisipc.eventstore.codec import decode, type_codec
 from aegisipc.eventstore.errors import AegisError, MalformedPayload
-from aegisipc.eventstore.frames import Mark, decode_calls, decode_pen
+from aegisipc.eventstore.events import GroupPromoted, GroupVacated, decode_event
+from aegisipc.eventstore.frames import OUTCOMES, Mark, decode_calls, decode_pen
 from aegisipc.eventstore.ids import CallId, format_call_id
 from aegisipc.eventstore.log import BEGINNING, Log, Record, Start
-from aegisipc.eventstore.subjects import CALL, PEN, Subjects
+from aegisipc.eventstore.names import POOL_GROUP
+from aegisipc.eventstore.subjects import CALL, GROUP_WHO, HA, PEN, Place, Subjects
 from examples.demo.tally import ANSWERED, Ending, Seen
 
 ENDING_OF: Final = {
@@ -27,6 +29,7 @@ ENDING_OF: Final = {
     Mark.FAILED: Ending.FAILED,
     Mark.EXPIRED: Ending.EXPIRED,
     Mark.IN_DOUBT: Ending.IN_DOUBT,
+    Mark.DEAD_LETTERED: Ending.DEAD_LETTERED,
 }
 
 _MAX_SHOWN: Final = 5
@@ -39,8 +42,12 @@ class Traced:
     target: str
     seq: int
     claims: int = 0
+    may_claim: int = 1
+    """One claim, and one more whenever somebody found out that the call had not been executed."""
     conclusions: int = 0
     was_doubted: bool = False
+    resolved: Mark | None = None
+    """How the latest doubt ended: ``EXECUTED`` or ``NOT_EXECUTED``."""
     mark: Mark | None = None
     body: bytes | None = None
 
@@ -56,6 +63,9 @@ class Recount:
     accepted_twice: int = 0
     strays: int = 0
     """Claims and conclusions of calls that the log does not hold before them."""
+    frames_fenced: int = 0
+    """Frames of one who did not hold the pen any more. The server must refuse them."""
+    _holders: dict[tuple[str, str], tuple[str, int]] = field(default_factory=dict, repr=False)
     _numbers: set[tuple[str, int, int]] = field(default_factory=set, repr=False)
 
     def add(self, record: Record, subjects: Subjects) -> None:
@@ -65,7 +75,9 @@ class Recount:
             if place.kind == CALL:
                 self._add_calls(record, place.service)
             elif place.kind == PEN:
-                self._add_facts(record)
+                self._add_facts(record, place)
+            elif place.kind == HA and place.who == GROUP_WHO:
+                self._add_decision(record, place)
         except MalformedPayload:
             self.frames_unreadable += 1
 
@@ -79,21 +91,27 @@ class Recount:
             else:
                 self.calls[entry.call_id] = Traced(f"{service}.{entry.method}", record.seq)
 
-    def _add_facts(self, record: Record) -> None:
+    def _add_facts(self, record: Record, place: Place) -> None:
         frame = decode_pen(record.payload)
         if not self._is_new(record.subject, frame.session, frame.number):
             return
+        holder = self._holders.get((place.service, place.group))
+        if place.group != POOL_GROUP and (place.who, frame.epoch) != holder:
+            self.frames_fenced += 1
+            return
         for (mark, call_id), body in zip(frame.entries, frame.bodies, strict=True):
             call = self.calls.get(call_id)
-            if call is None:
+            if call is not None:
+                _add_fact(call, mark, body)
+            elif mark is not Mark.CHECKED:  # that one is about no call
                 self.strays += 1
-            elif mark is Mark.CLAIMED:
-                call.claims += 1
-            else:
-                call.conclusions += mark is not Mark.IN_DOUBT
-                call.was_doubted |= mark is Mark.IN_DOUBT
-                if call.mark in (None, Mark.IN_DOUBT):  # otherwise the first one counts
-                    call.mark, call.body = mark, body
+
+    def _add_decision(self, record: Record, place: Place) -> None:
+        match decode_event(record.payload):
+            case GroupPromoted() as promoted:
+                self._holders[place.service, place.group] = (promoted.holder, promoted.epoch)
+            case GroupVacated():
+                self._holders.pop((place.service, place.group), None)
 
     def _is_new(self, subject: str, session: int, number: int) -> bool:
         """A frame that was sent again and stored twice is one frame: readers take its first copy."""
@@ -127,8 +145,28 @@ class Recount:
 
     @property
     def started_twice(self) -> list[CallId]:
-        """Calls that were claimed more than once."""
-        return [call_id for call_id, call in self.calls.items() if call.claims > 1]
+        """Calls that were claimed more often than they might be: once, and again if they had not run."""
+        return [call_id for call_id, call in self.calls.items() if call.claims > call.may_claim]
+
+    @property
+    def doubted(self) -> dict[CallId, Traced]:
+        """Calls that were in doubt, whatever became of the doubt."""
+        return {call_id: call for call_id, call in self.calls.items() if call.was_doubted}
+
+
+def _add_fact(call: Traced, mark: Mark, body: bytes | None) -> None:
+    if mark is Mark.CLAIMED:
+        call.claims += 1
+    elif mark in (Mark.EXECUTED, Mark.NOT_EXECUTED):
+        call.resolved = mark
+        if mark is Mark.NOT_EXECUTED:
+            call.may_claim += 1
+            call.mark = None
+    elif mark in OUTCOMES:
+        call.conclusions += mark is not Mark.IN_DOUBT
+        call.was_doubted |= mark is Mark.IN_DOUBT
+        if call.mark in (None, Mark.IN_DOUBT):  # otherwise the first one counts
+            call.mark, call.body = mark, body
 
 
 async def recount(log: Log, subjects: Subjects, start: Start = BEGINNING) -> Recount:

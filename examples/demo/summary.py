@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Any, Final
 
+from examples.demo.audit import Audit
 from examples.demo.play import RESULTS
 from examples.demo.recount import Recount, differences
 from examples.demo.tally import Ending, Tally, percentile
@@ -32,6 +33,8 @@ class Summary:
     counted: Recount
     mismatches: int
     first_mismatches: list[str]
+    audit: Audit | None = None
+    """Of a run with faults."""
 
     @property
     def succeeded(self) -> int:
@@ -61,6 +64,8 @@ class Summary:
             "strays": counted.strays,
             "mismatches": self.mismatches,
             "not_accepted": self.tally.endings[Ending.NOT_ACCEPTED],
+            "fenced_frames": counted.frames_fenced,
+            **(self.audit.faults if self.audit else {}),
         }
 
     @property
@@ -86,13 +91,14 @@ class Summary:
             "frames": self.counted.frames,
             "outcomes": {str(ending): n for ending, n in sorted(self.counted.endings.items())},
             "errors": dict(sorted(self.counted.codes.items())),
+            **(self.audit.to_json() if self.audit else {}),
         }
 
 
-def summarize(tally: Tally, counted: Recount) -> Summary:
+def summarize(tally: Tally, counted: Recount, audit: Audit | None = None) -> Summary:
     """Compare what the clients saw with the log."""
     mismatches, first = differences(counted, tally.seen, RESULTS)
-    return Summary(tally, counted, mismatches, first)
+    return Summary(tally, counted, mismatches, first, audit)
 
 
 def _ms(seconds: float) -> float | None:

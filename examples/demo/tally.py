@@ -26,11 +26,12 @@ class Ending(StrEnum):
     FAILED = "failed"
     EXPIRED = "expired"
     IN_DOUBT = "in_doubt"
+    DEAD_LETTERED = "dead_lettered"
     UNANSWERED = "unanswered"  # accepted, or perhaps accepted, and no outcome came in time
     NOT_ACCEPTED = "not_accepted"  # certainly not in the log
 
 
-ANSWERED: Final = (Ending.SUCCEEDED, Ending.FAILED, Ending.EXPIRED, Ending.IN_DOUBT)
+ANSWERED: Final = (Ending.SUCCEEDED, Ending.FAILED, Ending.EXPIRED, Ending.IN_DOUBT, Ending.DEAD_LETTERED)
 
 
 @dataclass(frozen=True, slots=True)

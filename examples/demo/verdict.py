@@ -10,6 +10,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from examples.demo.audit import Audit
 from examples.demo.stage import NAMESPACE
 from examples.demo.summary import Summary
 from examples.demo.tally import Ending, percentile
@@ -23,6 +24,11 @@ _WORDS: Final = {
     "strays": "outcomes of unknown calls",
     "mismatches": "seen otherwise by their caller",
     "not_accepted": "not accepted",
+    "fenced_frames": "frames of a former holder",
+    "failovers_missing": "failovers missing",
+    "executed_twice": "executed twice",
+    "not_executed": "placed, but not executed",
+    "unexplained": "executed without a result",
 }
 
 
@@ -30,7 +36,10 @@ def verdict(summary: Summary, total_s: float, kept: Path | None) -> RenderableTy
     """Return the figures, the recount and the verdict."""
     columns = Table.grid(padding=(0, 6))
     columns.add_row(_outcomes(summary), _figures(summary, total_s))
-    parts: list[RenderableType] = ["", columns, "", _faults(summary), "", _sentence(summary)]
+    parts: list[RenderableType] = ["", columns, ""]
+    if summary.audit is not None:
+        parts += [_failovers(summary.audit), _doubts(summary.audit), ""]
+    parts += [_faults(summary), "", _sentence(summary)]
     parts += [Text(f"  {line}", "red") for line in summary.first_mismatches]
     if kept is not None:
         parts.append(Text(f"The log is kept: aegis dev --data {kept} --namespace {NAMESPACE}", "dim"))
@@ -63,6 +72,36 @@ def _figures(summary: Summary, total_s: float) -> Table:
     return table
 
 
+def _failovers(audit: Audit) -> Table:
+    table = Table("fault", "instance", "taken over by", "first outcome", box=None, padding=(0, 3, 0, 0))
+    table.columns[3].justify = "right"
+    for found in audit.failovers:
+        what = "kill -9" if found.fault == "kill" else "frozen"
+        row = (
+            what,
+            found.victim,
+            f"{found.holder} (epoch {found.epoch})",
+            Text(f"{found.ms:,.1f} ms", "bold"),
+        )
+        table.add_row(*row)
+    return table
+
+
+def _doubts(audit: Audit) -> Text:
+    text = Text.assemble(("calls in doubt: ", "dim"), f"{audit.doubted:,}.")
+    if audit.found_executed or audit.found_not_executed:
+        text.append(
+            f" The gateway asked the venue: {audit.found_executed:,} had been executed, "
+            f"{audit.found_not_executed:,} had not, and ran then."
+        )
+    if audit.still_open:
+        text.append(f" {audit.still_open:,} still in doubt.", "yellow")
+    text.append(
+        f"\nthe venue's book: {audit.executed:,} orders, {audit.doubted_executed:,} of them had been in doubt"
+    )
+    return text
+
+
 def _two_columns(title: str) -> Table:
     table = Table(title, "", box=None, padding=(0, 1), pad_edge=False, header_style="dim")
     table.columns[1].justify = "right"
@@ -80,5 +119,7 @@ def _faults(summary: Summary) -> Text:
 def _sentence(summary: Summary) -> Text:
     if summary.is_good:
         text = "Every call has exactly one outcome in the log, and it is the one that its caller saw."
+        if summary.audit is not None:
+            text += " Every order that was placed was executed once, whoever died on the way."
         return Text(f"✔ {text}", "bold green")
     return Text("✘ Something is wrong: see the figures in red.", "bold red")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
@@ -75,6 +76,30 @@ def test_a_port_that_is_none_is_bad_usage(options: list[str]) -> None:
     assert ended.value.code == 2
 
 
+def test_the_router_listens_to_the_system_account_unless_that_is_turned_off(
+    aegis: Aegis, tmp_path: Path
+) -> None:
+    for name, options, listens in (("on", [], True), ("off", ["--no-system-account"], False)):
+        dev, told = start_dev(aegis, tmp_path / name, "--port", "0", *options)
+        assert told["system_account"] is listens
+        router = aegis.at(told["url"])("status", "--json").json["router"]
+        assert router["system_account"] is listens
+        password = (tmp_path / name / "system-password").read_text()
+        assert password not in Path(f"/proc/{told['router_pid']}/cmdline").read_text()
+        assert dev.stop() == 0
+
+
+def test_the_system_account_of_another_server_is_not_used(aegis: Aegis, tmp_path: Path) -> None:
+    elsewhere = {"AEGIS_SYSTEM_URL": "nats://sys:x@127.0.0.1:1"}
+    for options, listens in ([], True), (["--no-system-account"], False):
+        dev = aegis.start(
+            "dev", "--data", str(tmp_path), "--no-fsync", "--json", "--port", "0", *options, **elsewhere
+        )
+        told = json.loads(dev.ready())
+        assert aegis.at(told["url"])("status", "--json").json["router"]["system_account"] is listens
+        assert dev.stop() == 0
+
+
 def test_calls_go_on_when_the_router_dies(aegis: Aegis, tmp_path: Path) -> None:
     dev, told = start_dev(aegis, tmp_path, "--port", "0")
     here = aegis.at(told["url"])
@@ -87,10 +112,15 @@ def test_calls_go_on_when_the_router_dies(aegis: Aegis, tmp_path: Path) -> None:
     assert "no router answers" in status.out
     assert here("status", "--json").json["services"]["orders"]["groups"]["acc_1"]["open_calls"] == 0
 
-    another = aegis.start(*command)
+    name, _, value = dev.line("  AEGIS_SYSTEM_URL=", stream="err").strip().partition("=")
+    value = value.strip('"').replace(
+        f"$(cat {tmp_path}/system-password)", (tmp_path / "system-password").read_text()
+    )
+    another = aegis.start(*command, **{name: value})
     another.ready()
     another.line('"leading"', stream="err")
     assert "no router answers" not in here("status").out
+    assert here("status", "--json").json["router"]["system_account"] is True
     assert dev.popen.poll() is None
     assert another.stop() == 0
     assert dev.stop() == 0

@@ -62,6 +62,30 @@ async def test_wrong_credentials_are_an_error_at_once(aegis: Aegis, tmp_path: Pa
             assert "wrong" not in done.err + done.out
 
 
+def test_it_listens_to_the_system_account_if_it_is_told_how(
+    aegis: Aegis, shared_server: EmbeddedServer
+) -> None:
+    here = aegis.at(shared_server.url, "cli-system")
+    url = shared_server.system_url
+    for words, env in (["--system-url", url], {}), ([], {"AEGIS_SYSTEM_URL": url}):
+        router = here.start("router", "--json", *words, **env)
+        assert json.loads(router.ready())["system_account"] is True
+        assert router.stop() == 0
+    router = here.start("router", "--json")
+    assert json.loads(router.ready())["system_account"] is False
+    assert router.stop() == 0
+
+
+def test_credentials_that_are_not_of_the_system_account_are_an_error_at_once(
+    aegis: Aegis, shared_server: EmbeddedServer
+) -> None:
+    for url in (shared_server.url, shared_server.url.replace("nats://", "nats://sys:secret@")):
+        done = aegis("router", "--url", shared_server.url, "--system-url", url, "--json")
+        assert (done.code, done.error["code"]) == (1, "bad_credentials")
+        assert "--system-url" in done.err
+        assert "secret" not in done.err + done.out
+
+
 async def test_a_server_without_jetstream_is_an_error(aegis: Aegis, tmp_path: Path) -> None:
     async with EmbeddedServer(tmp_path, fsync=False, jetstream=False) as server:
         done = await asyncio.to_thread(aegis, "router", "--url", server.url, "--json")
@@ -75,6 +99,8 @@ async def test_a_server_without_jetstream_is_an_error(aegis: Aegis, tmp_path: Pa
         ["--replicas", "x"],
         ["--max-bytes", "-1"],
         ["--suspect-after-ms", "0"],
+        ["--probe-ms", "-1"],
+        ["--probe-ms", "x"],
         ["--suspect-after-ms", "2000", "--lost-after-ms", "1000"],
     ],
 )

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import uuid
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from aegisipc.eventstore.nats.connection import Connection
+from aegisipc.eventstore.nats.options import ConnectOptions
+from aegisipc.eventstore.subjects import subjects_of
 from aegisipc.router.infrastructure.free_ports import choose_free_port
 from tests.cli.programs import SERVICES, Aegis, System, until
 
@@ -139,6 +144,64 @@ def test_a_killed_instance_is_followed_by_its_standby(system: System) -> None:
     done = system.aegis("call", "orders.position", '"a"', "--resource-id", resource)
     assert done.code == 0
     until(
-        lambda: "was lost" in system.aegis("log", "tail", "--kind", "ha", "--group", resource).out,
+        lambda: "epoch 2 to" in system.aegis("log", "tail", "--kind", "ha", "--group", resource).out,
         "the promotion",
     )
+
+
+def test_an_instance_that_an_operator_drains_says_so_and_ends_well(system: System) -> None:
+    resource = f"acc-{uuid.uuid4().hex[:8]}"
+    words = ["serve", "shop:orders", "--resource", resource, "--instance"]
+    leaving, staying = (system.aegis.start(*words, f"{resource}-{n}") for n in (1, 2))
+    leaving.ready()
+    staying.ready()
+    answer = asyncio.run(
+        drain(system.url, instance=f"{resource}-1", author="alice", reason="new version", force=False)
+    )
+    assert answer.get("ok") is True, answer
+    assert leaving.ended() == 0
+    assert f"leaving {resource}-1: drain requested by alice: new version" in leaving.err
+    assert leaving.err[-1] == f"stopped {resource}-1"
+    done = system.aegis("call", "orders.position", '"a"', "--resource-id", resource)
+    assert done.code == 0
+
+
+async def drain(url: str, **request: Any) -> dict[str, Any]:
+    subject = subjects_of("default").api("drain")
+    async with await Connection.open(ConnectOptions(url, name="operator")) as connection:
+        answer = await connection.request(subject, json.dumps(request).encode(), timeout_s=10.0)
+    told: dict[str, Any] = json.loads(answer.payload)
+    return told
+
+
+def test_of_two_with_the_same_id_the_first_ends_with_an_error(system: System) -> None:
+    resource = f"acc-{uuid.uuid4().hex[:8]}"
+    words = ["serve", "shop:orders", "--resource", resource, "--instance", resource]
+    first = system.aegis.start(*words, "--json")
+    first.ready()
+    second = system.aegis.start(*words)
+    second.ready()
+    assert first.ended() == 1
+    assert (
+        f"error: cannot go on as instance {resource!r}: another process registered under that id; "
+        "give each process an id of its own, or none"
+    ) in first.err
+    assert json.loads(first.out[-1])["error"]["code"] == "instance_replaced"
+    done = system.aegis("call", "orders.position", '"a"', "--resource-id", resource)
+    assert done.code == 0
+    assert second.stop() == 0
+
+
+def test_an_instance_in_quarantine_registers_as_such(system: System) -> None:
+    resource = f"acc-{uuid.uuid4().hex[:8]}"
+    system.aegis.start("serve", "shop:orders", "--resource", resource, "--quarantine").ready()
+    done = system.aegis("log", "tail", "--kind", "ha", "--group", resource, "--json")
+    registered = [json.loads(line) for line in done.out.splitlines() if "instance.registered.v1" in line]
+    assert [record["data"]["quarantined"] for record in registered] == [True]
+
+
+@pytest.mark.parametrize("pulse_ms", ["9", "10001", "quick", "0.5"])
+def test_a_time_between_pulses_out_of_bounds_is_bad_usage(pulse_ms: str, aegis: Aegis) -> None:
+    done = aegis("serve", "shop:orders", "--pulse-ms", pulse_ms)
+    assert done.code == 2
+    assert f"{pulse_ms!r} is not a number of milliseconds from 10 to 10000" in done.err

@@ -174,6 +174,17 @@ def test_routes_and_urls_name_every_server(services: dict[str, Service]) -> None
             assert re.findall(r"([\w-]+):4222", environment["AEGIS_URL"]) == sorted(servers), name
 
 
+def test_routers_alone_have_the_system_account_on_every_server(services: dict[str, Service]) -> None:
+    servers = sorted(with_command(services, "nats-server"))
+    routers = with_command(services, "router")
+    for name, service in services.items():
+        url = service["environment"].get("AEGIS_SYSTEM_URL")
+        assert (url is not None) is (name in routers), name
+        if url is not None:
+            assert re.findall(r"([\w-]+):4222", url) == servers, name
+            assert url.startswith("nats://sys:"), name
+
+
 def test_published_ports_do_not_clash_and_stay_on_loopback(services: dict[str, Service]) -> None:
     published = [port for service in services.values() for port in service.get("ports", [])]
     outside = [port.rsplit(":", 1)[0] for port in published]

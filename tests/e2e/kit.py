@@ -12,6 +12,7 @@ from aegisipc.router.domain.decide import Policy
 from aegisipc.router.infrastructure.embedded import EmbeddedServer
 from aegisipc.sdk import Client, Service, connect
 from aegisipc.sdk.errors import InstanceReplaced
+from aegisipc.sdk.hosts.base import Host
 from aegisipc.sdk.instance import Instance, InstanceOptions
 from tests.support.recount import Recount, recount
 
@@ -29,6 +30,20 @@ class Running:
     @property
     def id(self) -> str:
         return self.instance.id
+
+    @property
+    def incarnation(self) -> str:
+        """Which run of it this is; empty while it is between two."""
+        present = self.instance.incarnation
+        return present.identity.incarnation if present is not None else ""
+
+    @property
+    def host(self) -> Host:
+        return self.instance.joined().host
+
+    async def fall_silent(self) -> None:
+        """It lives and works, and nobody hears its pulses any more."""
+        await self.instance.joined().vitals.stop()
 
     async def kill(self) -> None:
         """It is gone at once: nothing is drained, nothing is said."""

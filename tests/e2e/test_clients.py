@@ -36,8 +36,7 @@ class Gate:
         await proxy.refuse()
         await proxy.reset()
         self.opened.set()
-        host: Any = running.instance._host
-        await eventually(lambda: host.is_quiet, within_s=20, what="every outcome is in the log")
+        await eventually(lambda: running.host.is_quiet, within_s=20, what="every outcome is in the log")
         assert not (await place.recount()).without
         await proxy.listen()
 

@@ -10,6 +10,7 @@ from collections import Counter
 
 import pytest
 
+from aegisipc.eventstore.codec import decode
 from aegisipc.eventstore.frames import Mark
 from aegisipc.eventstore.ids import parse_call_id
 from aegisipc.eventstore.lifecycles import InstanceState, RouterState
@@ -109,7 +110,9 @@ async def test_a_once_call_that_had_started_is_in_doubt_and_is_never_run_again(p
     assert gate.started == [("a", 0), ("b", 1)]
     counted = await place.recount()
     assert (counted.without, counted.several) == ([], [])
-    assert counted.first(parse_call_id(started.call_id)) == (Mark.IN_DOUBT, None)
+    mark, why = counted.first(parse_call_id(started.call_id))
+    assert mark is Mark.IN_DOUBT
+    assert decode(why or b"")["details"] == {"claimed_by": "a", "claimed_epoch": 1, "found_by": "b"}
 
 
 async def test_an_instance_that_is_restarted_finds_the_open_calls_and_doubts_the_claimed_one(
@@ -138,15 +141,9 @@ async def test_an_instance_that_was_taken_for_lost_rejoins_by_itself(place: Plac
     running = await place.serve(gate.service, "x", instance="a")
     client = await place.client()
     assert await client.call("gated.put", 1, resource_id="x") == "a"
-    former = running.instance._joined_identity().incarnation
-    pulser = running.instance._pulser
-    assert pulser is not None
-    pulser.cancel()  # it falls silent while it lives
-    await eventually(
-        lambda: running.instance._identity is not None and running.instance._identity.incarnation != former,
-        within_s=5,
-        what="a new incarnation",
-    )
+    former = running.incarnation
+    await running.fall_silent()
+    await eventually(lambda: running.incarnation not in ("", former), within_s=5, what="a new incarnation")
     assert await client.call("gated.put", 2, resource_id="x") == "a"
 
 

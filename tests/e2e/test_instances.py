@@ -9,19 +9,17 @@ from typing import Any
 
 import pytest
 
-from aegisipc.eventstore.events import InstanceRegistered, encode_event
+from aegisipc.eventstore.events import Event, GroupPromoted, InstanceLost, InstanceRegistered, encode_event
 from aegisipc.eventstore.lifecycles import InstanceState
-from aegisipc.eventstore.log import Record
-from aegisipc.eventstore.nats.connection import Connection
-from aegisipc.eventstore.nats.options import ConnectOptions
-from aegisipc.eventstore.streams import open_log
-from aegisipc.eventstore.subjects import subjects_of
-from aegisipc.eventstore.topology import Topology
 from aegisipc.router.infrastructure.embedded import EmbeddedServer
 from aegisipc.sdk import Service
+from aegisipc.sdk.announcing import Announcer
 from aegisipc.sdk.errors import AckUnknown, ContractConflict, InstanceReplaced
+from aegisipc.sdk.hosts.base import RebuildNeeded
 from aegisipc.sdk.instance import Instance
-from tests.e2e.kit import Place
+from tests.e2e.kit import Place, Running
+from tests.e2e.kit_log import said, states, until_said
+from tests.support.proxy import FaultyProxy
 from tests.support.waiting import eventually
 
 
@@ -45,24 +43,8 @@ def offering(*methods: str) -> Service:
     return service
 
 
-async def records(place: Place) -> list[Record]:
-    """What the log of the namespace holds now."""
-    async with AsyncExitStack() as stack:
-        connection = await stack.enter_async_context(await Connection.open(ConnectOptions(place.url)))
-        subjects = subjects_of(place.namespace)
-        log = await open_log(connection, subjects)
-        return [record async for record in log.read([subjects.everything])]
-
-
-async def states(place: Place) -> dict[str, InstanceState]:
-    topology = Topology(subjects_of(place.namespace))
-    for record in await records(place):
-        topology.apply(record)
-    return {i.id: i.state for group in topology.groups() for i in group.instances.values()}
-
-
 def is_registered(instance: Instance) -> bool:
-    return instance._host is not None and instance._host.me is not None
+    return instance.incarnation is not None and instance.incarnation.me is not None
 
 
 @pytest.mark.parametrize("resources", [(), ("x",)], ids=["pool", "owned"])
@@ -123,20 +105,18 @@ async def test_the_loser_is_told_even_if_its_own_registration_was_never_folded(
 ) -> None:
     place = without_router
     instance = Instance(offering("get"), place.options("x", instance="same", join_timeout_s=60))
-    say = instance._say
+    say = Announcer.say
 
-    async def say_and_be_overtaken(event: object, **options: float) -> int:
-        seq = await say(event, **options)  # type: ignore[arg-type]
+    async def say_and_be_overtaken(announcer: Announcer, event: Event, *, patience_s: float) -> int:
+        seq = await say(announcer, event, patience_s=patience_s)
         if isinstance(event, InstanceRegistered):
             other = event.model_copy(update={"incarnation": "another"})
-            site = instance._opened_site()
-            subject = site.subjects.instance("orders", instance.group, "same")
-            taken = await site.log.append(subject, encode_event(other))
-            host = instance._joined_host()
+            taken = await announcer._log.append(announcer._subject, encode_event(other))
+            host = instance.joined().host
             await eventually(lambda: host.pulse()["position"] >= taken.seq, within_s=5)
         return seq
 
-    monkeypatch.setattr(instance, "_say", say_and_be_overtaken)
+    monkeypatch.setattr(Announcer, "say", say_and_be_overtaken)
     with pytest.raises(InstanceReplaced):
         async with asyncio.timeout(5):
             await instance.start()
@@ -155,19 +135,15 @@ async def test_an_instance_that_was_lost_and_is_refused_ends_with_the_refusal(
         await join()
 
     monkeypatch.setattr(instance, "_join", join_late)
-    assert instance._pulser is not None
-    instance._pulser.cancel()  # it falls silent, and is taken for lost
-    await eventually(lambda: instance._host is None, within_s=5)
+    await running.fall_silent()
+    await eventually(lambda: instance.incarnation is None, within_s=5, what="it is taken for lost")
     await place.serve(offering("put"), instance="new")
     joined.set()
     with pytest.raises(ContractConflict):
         async with asyncio.timeout(5):
             await running.task
     running.task = asyncio.create_task(asyncio.sleep(0))  # for whoever ends it
-    registered = [
-        r for r in await records(place) if r.subject.endswith(".old") and b"instance.registered" in r.payload
-    ]
-    assert len(registered) == 2
+    assert len(await said(place, InstanceRegistered, "old")) == 2
 
 
 async def test_the_pauses_between_attempts_to_rejoin_double_up_to_half_a_minute(
@@ -190,6 +166,75 @@ async def test_the_pauses_between_attempts_to_rejoin_double_up_to_half_a_minute(
     assert pauses == [1, 2, 4, 8, 16, 30, 30]
 
 
+async def fail(running: Running, error: Exception) -> None:
+    """Its host cannot go on; returns when another incarnation has joined."""
+    former = running.incarnation
+    running.host.failure = error
+    running.host.signal.notify()
+    await eventually(
+        lambda: running.incarnation not in ("", former) and running.instance.joined()._duties,
+        within_s=10,
+        what="another incarnation, on duty",
+    )
+
+
+@pytest.mark.parametrize("resources", [(), ("x",)], ids=["pool", "owned"])
+async def test_an_instance_whose_state_is_ahead_of_the_log_is_back_without_a_pause(
+    place: Place, monkeypatch: pytest.MonkeyPatch, resources: tuple[str, ...]
+) -> None:
+    running = await place.serve(offering("get"), *resources, instance="a")
+    pauses = watch_pauses(running.instance, monkeypatch)
+    await fail(running, RebuildNeeded("cannot write: the pen went elsewhere"))
+    client = await place.client()
+    assert await client.call("orders.get", resource_id=next(iter(resources), None), returns=int) == 1
+    assert pauses == [0]
+
+
+async def test_an_instance_that_fails_soon_after_it_joined_again_and_again_takes_more_and_more_time(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    running = await place.serve(offering("get"), instance="a")
+    pauses = watch_pauses(running.instance, monkeypatch)
+    for _ in range(5):
+        await fail(running, ValueError("a defect"))
+    assert pauses == [0, 0, 1, 2, 4]
+
+
+def watch_pauses(instance: Instance, monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The pauses that it makes from here on, which take no time."""
+    pauses: list[float] = []
+
+    async def pause(pause_s: float) -> None:
+        pauses.append(pause_s)
+
+    monkeypatch.setattr(instance, "_stopped_within", pause)
+    return pauses
+
+
+async def test_when_its_id_is_used_again_an_instance_ends_and_no_call_is_lost(place: Place) -> None:
+    service = Service("orders")
+
+    @service.method(effect="idempotent")
+    async def put(number: int) -> int:
+        await asyncio.sleep(0.001)
+        return number
+
+    ready = asyncio.Event()
+    options = place.options("x", instance="same", on_ready=lambda _: ready.set())
+    run = asyncio.create_task(Instance(service, options).run())
+    await asyncio.wait_for(ready.wait(), 5)
+    client = await place.client()
+    calls = [asyncio.create_task(client.call("orders.put", n, resource_id="x")) for n in range(200)]
+    await eventually(lambda: sum(call.done() for call in calls) > 10, within_s=5, what="the first answers")
+    await place.serve(service, "x", instance="same")
+    with pytest.raises(InstanceReplaced, match="give each process an id of its own") as caught:
+        await asyncio.wait_for(run, 5)
+    assert caught.value.instance == "same"
+    assert await asyncio.gather(*calls) == list(range(200))
+    counted = await place.recount()
+    assert (len(counted.accepted), counted.without, counted.several) == (200, [], [])
+
+
 async def test_an_instance_whose_on_ready_raises_has_left_and_pulses_no_more(place: Place) -> None:
     def refuse(_: Instance) -> None:
         raise ValueError("not today")
@@ -197,7 +242,7 @@ async def test_an_instance_whose_on_ready_raises_has_left_and_pulses_no_more(pla
     instance = Instance(offering("get"), place.options("x", instance="a", on_ready=refuse))
     with pytest.raises(ValueError, match="not today"):
         await instance.start()
-    assert (instance._host, instance._pulser, instance._connection) == (None, None, None)
+    assert (instance.incarnation, instance._connection) == (None, None)
     assert await states(place) == {"a": InstanceState.LEFT}
 
 
@@ -208,6 +253,34 @@ async def test_a_signature_of_any_length_can_be_registered(place: Place) -> None
     exec(f"async def wide({arguments}) -> int: return 1", scope)
     service.method(effect="pure")(scope["wide"])
     running = await place.serve(service)
-    me = running.instance._joined_host().me
+    me = running.host.me
     assert me is not None
     assert len(me.registration.contract["wide"].signature) == 1000
+
+
+@pytest.mark.parametrize("is_lost", [False, True], ids=["suspected", "lost"])
+async def test_a_holder_that_was_cut_off_is_soon_a_standby_that_can_take_over_again(
+    place: Place, is_lost: bool
+) -> None:
+    async with FaultyProxy(place.url) as proxy, AsyncExitStack() as stack:
+        there = Place(place.server, stack)
+        there.url, there.namespace = proxy.url, place.namespace
+        cut_off = await there.serve(offering("get"), "x", instance="a")
+        other = await place.serve(offering("get"), "x", instance="b")
+        proxy.blackhole()
+        if is_lost:
+            await until_said(place, InstanceLost)
+        else:
+            await until_said(place, GroupPromoted, times=2)
+        proxy.heal()
+        await eventually(lambda: is_standby(cut_off), within_s=15, what="a standby again")
+        await other.leave()
+        client = await place.client()
+        assert await client.call("orders.get", resource_id="x", returns=int, timeout=10) == 1
+    holders = [at.event.holder for at in await said(place, GroupPromoted)]
+    assert holders == ["a", "b", "a"]
+
+
+def is_standby(running: Running) -> bool:
+    present = running.instance.incarnation
+    return present is not None and present.me is not None and present.me.state is InstanceState.STANDBY

@@ -34,7 +34,7 @@ def pool(**options: int) -> Service:
 
 
 def host_of(running: Running) -> PoolHost:
-    host = running.instance._host
+    host = running.host
     assert isinstance(host, PoolHost)
     return host
 
@@ -85,7 +85,7 @@ async def test_a_call_that_is_still_open_is_looked_up_only_once(place: Place) ->
     client = await place.client()
     call = await client.submit("pool.wait")
     await started.wait()
-    questions = host_of(running)._questions
+    questions = host_of(running).questions
     assert questions is not None
     call_id = parse_call_id(call.call_id)
     assert questions._lost([call_id]) == [call_id]
@@ -124,9 +124,9 @@ async def test_many_frames_of_a_backlog_are_checked_with_one_reading_of_the_log(
 async def test_every_frame_is_doubtful_until_the_consumer_was_checked_after_a_reconnect(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    host = host_of(await place.serve(pool(), instance="w1"))
+    consumer = host_of(await place.serve(pool(), instance="w1")).consumer
     fresh = AckPlace(stream_seq=1 << 40, consumer_seq=1, timestamp_ns=0, pending=0, delivered=1)
-    ensure = host._ensure_consumer
+    ensure = consumer.ensure
     failed = 0
 
     async def fail() -> None:
@@ -134,14 +134,14 @@ async def test_every_frame_is_doubtful_until_the_consumer_was_checked_after_a_re
         failed += 1
         raise NotConnected("no session")
 
-    monkeypatch.setattr(host, "_ensure_consumer", fail)
-    assert not host._is_doubtful(fresh)
-    host._on_event(Connected(2, cast("Any", None)))
-    assert host._is_doubtful(fresh)
+    monkeypatch.setattr(consumer, "ensure", fail)
+    assert not consumer.is_doubtful(fresh)
+    consumer._on_event(Connected(2, cast("Any", None)))
+    assert consumer.is_doubtful(fresh)
     await eventually(lambda: failed >= 2, within_s=5, what="another attempt")
-    assert host._is_doubtful(fresh)
-    monkeypatch.setattr(host, "_ensure_consumer", ensure)
-    await eventually(lambda: not host._is_doubtful(fresh), within_s=5, what="certainty")
+    assert consumer.is_doubtful(fresh)
+    monkeypatch.setattr(consumer, "ensure", ensure)
+    await eventually(lambda: not consumer.is_doubtful(fresh), within_s=5, what="certainty")
 
 
 async def test_a_worker_that_leaves_runs_the_waiting_calls_of_a_frame_it_has_begun(place: Place) -> None:

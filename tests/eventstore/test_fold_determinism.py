@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aegisipc.eventstore import events as ev
@@ -33,6 +33,8 @@ from aegisipc.eventstore.topology import Topology
 
 S = subjects_of("test")
 ROOT = Path(__file__).parents[2]
+FEW = settings(max_examples=40)
+"""Each example is a whole log, folded twice."""
 CONTRACT = {
     name: ev.MethodContract(effect=ev.Effect.PURE, arguments="a", returns="b", signature=f"{name}()")
     for name in ("b", "a")
@@ -106,18 +108,21 @@ def folded(records: list[Record], *, keep_bodies: bool = True) -> str:
     return json.dumps([topology.to_plain(), calls.to_plain()])
 
 
+@FEW
 @given(st.integers(0, 1 << 32))
 def test_the_same_records_give_the_same_state_and_nothing_is_refused(seed: int) -> None:
     records = random_records(seed, 120)
     assert folded(records) == folded(list(records))
 
 
+@FEW
 @given(st.integers(0, 1 << 32))
 def test_supervisors_and_members_agree_on_every_call(seed: int) -> None:
     records = random_records(seed, 120)
     assert folded(records, keep_bodies=False) == folded(records)
 
 
+@FEW
 @given(st.integers(0, 1 << 32), st.integers(0, 120))
 def test_a_place_that_was_parsed_before_makes_no_difference(seed: int, cut: int) -> None:
     records = random_records(seed, 120)[cut:]

@@ -117,6 +117,22 @@ def test_only_the_holder_of_the_epoch_can_yield_it(history: History) -> None:
     assert history.topology.anomalies == {"yielded without holding": 3}
 
 
+def test_a_yield_that_crosses_the_end_of_its_handover_does_not_count(history: History) -> None:
+    history.hand_over()
+    history.fence(ev.GroupHandoverCancelled(epoch=1, cause="i2 left", decided_by="router-1"))
+    history.own("i1", ev.InstanceYielded(incarnation="r1", epoch=1, cause="asked"))
+    assert history.group.yielded_epoch == 0
+    assert history.topology.anomalies == {"yielded without need": 1}
+
+
+def test_a_holder_that_is_healthy_again_during_a_handover_has_yielded_all_the_same(history: History) -> None:
+    history.own("i1", ev.InstanceUnhealthy(incarnation="r1", reason="x"))
+    history.hand_over()
+    history.own("i1", ev.InstanceYielded(incarnation="r1", epoch=1, cause="asked"))
+    history.own("i1", ev.InstanceHealthy(incarnation="r1"))
+    assert history.group.yielded_epoch == 1
+
+
 def test_an_unhealthy_instance_is_ready_but_not_eligible_until_it_is_healthy_again(history: History) -> None:
     history.own("i2", ev.InstanceUnhealthy(incarnation="r1", reason="no venue"))
     assert (history.instance("i2").is_ready, history.instance("i2").is_eligible) == (True, False)

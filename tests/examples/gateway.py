@@ -16,10 +16,17 @@ from examples.orders import Order, Side
 _ids = CallIds(1)
 
 
-def context(resource_id: str | None) -> Context:
-    """What the handler of a call about `resource_id` gets."""
+def context(resource_id: str | None, *, epoch: int = 1, emitted: list[object] | None = None) -> Context:
+    """What the handler of a call about `resource_id` gets; what it emits is added to `emitted`."""
+
+    def sink(event: object, _name: str | None) -> None:
+        assert emitted is not None, f"{event!r} was emitted, and nobody expected it"
+        emitted.append(event)
+
     call_id = _ids.next(1_000)
-    return Context("orders", "east", "orders-1", "any", "client", resource_id, 1, call_id, 0, lambda: 0)
+    return Context(
+        "orders", "east", "orders-1", "any", "client", resource_id, epoch, call_id, 0, lambda: 0, sink
+    )
 
 
 def order(order_id: str = "o-1", **changes: Any) -> Order:

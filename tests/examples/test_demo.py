@@ -15,10 +15,11 @@ import pytest
 
 from aegisipc.eventstore.errors import AegisError
 from examples.demo import stage
+from examples.demo.book import DIRECTORY
 from examples.demo.flow import dump_step
 from examples.demo.generate import generate
 from examples.demo.performance import DataDirNotEmpty, data_dir, guarded
-from examples.demo.stage import Part, ProcessFailed, Stage, parts
+from examples.demo.stage import Part, ProcessFailed, Stage, part_of, parts
 
 COMMAND = [sys.executable, "-m", "aegisipc.router.cli.main", "demo"]
 
@@ -63,6 +64,32 @@ async def test_a_small_flow_is_played_and_recounted(tmp_path: Path) -> None:
     assert left_in(tmp) == []
 
 
+@pytest.mark.slow
+async def test_standbys_take_over_from_a_killed_and_a_frozen_instance_and_every_order_is_executed_once(
+    tmp_path: Path,
+) -> None:
+    steps = generate(seed=2, orders=400)
+    file, tmp = tmp_path / "orders.jsonl", tmp_path / "tmp"
+    tmp.mkdir()
+    file.write_text("".join(dump_step(step) + "\n" for step in steps))
+    code, out, err = await demo("--orders", str(file), "--kill", "--json", "--no-fsync", tmp=tmp)
+    assert code == 0, err
+    figures = json.loads(out)
+    assert figures["calls"] == len(steps)
+    faults = ("lost", "duplicates", "started_twice", "mismatches", "fenced_frames", "executed_twice")
+    assert [figures[name] for name in faults] == [0] * len(faults)
+    found = {failover["fault"]: failover for failover in figures["failovers"]}
+    assert (found["kill"]["group"], found["freeze"]["group"]) == ("east", "west")
+    for failover in found.values():
+        assert failover["epoch"] > 1
+        assert failover["holder"] != failover["victim"]
+        assert failover["holder"] in err
+    doubts = figures["doubts"]
+    assert doubts["found_executed"] <= doubts["executed"] <= doubts["calls"]
+    assert doubts["open"] == doubts["calls"] - doubts["found_executed"] - doubts["found_not_executed"]
+    assert left_in(tmp) == []
+
+
 def left_in(directory: Path) -> list[Path]:
     return list(directory.iterdir())
 
@@ -79,7 +106,7 @@ async def test_an_interrupt_ends_it_cleanly_and_leaves_nothing_behind(tmp_path: 
 async def test_a_process_that_ends_early_is_named_with_what_it_wrote(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def bad_parts(url: str, groups: Mapping[str, Sequence[str]]) -> list[Part]:
+    def bad_parts(url: str, groups: Mapping[str, Sequence[str]], books: Path | None) -> list[Part]:
         return [
             *parts(url, groups)[:1],
             Part("orders east", ("serve", "examples.nothing:orders", "--url", url)),
@@ -143,6 +170,16 @@ def test_both_groups_get_their_accounts_and_the_pool_its_workers() -> None:
     assert [east[i + 1] for i, word in enumerate(east) if word == "--resource"] == ["acc_1", "acc_3"]
 
 
+def test_with_books_every_group_has_a_standby_that_keeps_them(tmp_path: Path) -> None:
+    cast = parts("nats://x", {"east": ["acc_1"], "west": ["acc_2"]}, tmp_path)
+    orders = [part for part in cast if part.name.startswith("orders")]
+    assert [part.name for part in orders] == [
+        part_of(f"orders-{group}-{number}") for group in ("east", "west") for number in (1, 2)
+    ]
+    assert {part.settings[DIRECTORY] for part in orders} == {str(tmp_path)}
+    assert {part.words[1] for part in orders} == {"examples.demo.gateway:gateway"}
+
+
 def test_the_verb_takes_what_its_help_says() -> None:
     from aegisipc.router.cli.dispatch import parser_of
     from examples.demo.cli import VERB
@@ -150,4 +187,4 @@ def test_the_verb_takes_what_its_help_says() -> None:
     parsed = parser_of(VERB).parse_args(["--seed", "3", "--json", "--data", "d", "--concurrency", "8"])
     assert isinstance(parsed, Namespace)
     assert (parsed.seed, parsed.json, parsed.data, parsed.concurrency) == (3, True, Path("d"), 8)
-    assert (parsed.orders, parsed.no_fsync) == (None, False)
+    assert (parsed.orders, parsed.no_fsync, parsed.kill) == (None, False, False)

@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from examples.demo.audit import Audit
 from examples.demo.display import Lines, Picture, display_for, sparkline
+from examples.demo.faults import Failover
 from examples.demo.recount import Recount
 from examples.demo.summary import summarize
 from examples.demo.tally import SLOT_S, Ending, Seen, Tally, percentile
@@ -93,6 +95,53 @@ def test_without_a_terminal_there_are_plain_lines_on_stderr(capsys: pytest.Captu
     assert out == ""
     assert err.splitlines()[:2] == ["demo: title", "demo: router is ready"]
     assert err.count("3 of 4 calls") == 1
+
+
+@pytest.mark.parametrize("width", [80, 130])
+def test_the_picture_tells_what_happened_and_to_whom(width: int) -> None:
+    console = Console(file=io.StringIO(), force_terminal=True, width=width, height=50)
+    picture = Picture(console, "title")
+    picture.process("orders east 1", "killed")
+    picture.process("orders west 1", "frozen")
+    picture.show(some_tally())
+    for number in range(12):
+        picture.happened(f"thing {number}.")
+    with console.capture() as capture:
+        console.print(picture.picture())
+    shown = capture.get()
+    spaced = shown.replace("\N{NO-BREAK SPACE}", " ")
+    assert "orders east 1 killed" in spaced
+    assert "orders west 1 frozen" in spaced
+    assert "thing 11." in shown
+    assert "thing 1." not in shown  # the oldest make room
+
+
+def test_what_happens_is_a_line_without_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    Lines("title").happened("it was killed")
+    assert capsys.readouterr().err == "demo: it was killed\n"
+
+
+def test_the_verdict_tells_of_failovers_and_doubts() -> None:
+    audit = Audit(
+        [Failover("kill", "east", "orders-east-1", "orders-east-2", 2, 3.14)],
+        executed=9,
+        executed_twice=0,
+        not_executed=0,
+        unexplained=0,
+        doubted=5,
+        doubted_executed=3,
+        found_executed=2,
+        found_not_executed=1,
+    )
+    console = Console(file=io.StringIO(), width=120)
+    with console.capture() as capture:
+        console.print(verdict(summarize(some_tally(), Recount(), audit), 1.0, None))
+    shown = " ".join(capture.get().split())
+    assert "orders-east-1 orders-east-2 (epoch 2) 3.1 ms" in shown
+    assert "calls in doubt: 5. The gateway asked the venue: 2 had been executed, 1 had not" in shown
+    assert "the venue's book: 9 orders, 3 of them had been in doubt" in shown
+    assert "2 still in doubt." in shown
+    assert "1 failovers missing" in shown
 
 
 def test_the_verdict_says_what_is_wrong() -> None:

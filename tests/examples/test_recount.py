@@ -149,6 +149,35 @@ async def test_a_resolved_doubt_is_one_conclusion_and_either_answer_was_right() 
     assert differences(counted, [saw(call_id)], RESULTS) == (0, [])
 
 
+async def test_a_call_that_was_found_not_executed_may_be_claimed_again_and_ends_as_it_does_then() -> None:
+    story = Story()
+    call_id = await story.call()
+    await story.say(Mark.CLAIMED, call_id)
+    await story.say(Mark.IN_DOUBT, call_id)
+    await story.say(Mark.NOT_EXECUTED, call_id)
+    assert (await story.counted()).lost == [call_id]
+    await story.say(Mark.CLAIMED, call_id, who="q-2")
+    await story.succeed(call_id)
+    counted = await story.counted()
+    assert (counted.started_twice, counted.duplicates, counted.lost) == ([], [], [])
+    assert list(counted.doubted) == [call_id]
+    assert differences(counted, [saw(call_id)], RESULTS) == (0, [])
+
+
+async def test_a_dead_letter_is_an_outcome_and_a_check_of_the_state_is_about_no_call() -> None:
+    story = Story()
+    call_id = await story.call()
+    await story.say(Mark.CHECKED, bytes(16))
+    await story.say(Mark.ATTEMPTED, call_id)
+    await story.say(Mark.DEAD_LETTERED, call_id, NO_MONEY)
+    counted = await story.counted()
+    assert (counted.endings, counted.strays, counted.lost) == ({Ending.DEAD_LETTERED: 1}, 0, [])
+    assert differences(counted, [saw(call_id, Ending.DEAD_LETTERED, "insufficient_funds")], RESULTS) == (
+        0,
+        [],
+    )
+
+
 async def test_outcomes_of_unknown_calls_and_unreadable_frames_are_faults() -> None:
     story = Story()
     await story.succeed(CallIds(9).next(1_000))
@@ -160,7 +189,7 @@ async def test_outcomes_of_unknown_calls_and_unreadable_frames_are_faults() -> N
 
 async def test_records_that_are_no_frames_are_passed_over() -> None:
     story = Story()
-    await story.log.append(SUBJECTS.fence("quotes", "_pool"), b"whatever")
+    await story.log.append(SUBJECTS.watch("quotes", "_pool"), b"whatever")
     assert await story.counted() == Recount()
 
 

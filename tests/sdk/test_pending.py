@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import pytest
 
 from aegisipc.eventstore.errors import LogFailed
+from aegisipc.eventstore.events import GroupPromoted, encode_event
 from aegisipc.eventstore.frames import (
     CallEntry,
     CallFrame,
@@ -21,7 +22,7 @@ from aegisipc.eventstore.ids import CallIds, format_call_id
 from aegisipc.eventstore.log import BEGINNING, Deliver, Following, Record, Start
 from aegisipc.eventstore.memory import MemoryLog
 from aegisipc.eventstore.subjects import subjects_of
-from aegisipc.sdk.errors import CallTimeout, CallUnknown
+from aegisipc.sdk.errors import CallInDoubt, CallTimeout, CallUnknown
 from aegisipc.sdk.pending import Seeker
 
 NOW_NS = 1_800_000_000_000_000_000
@@ -35,8 +36,25 @@ def a_frame(number: int, *call_ids: bytes, session: int = 7) -> bytes:
 
 
 @pytest.fixture
-def log() -> MemoryLog:
-    return MemoryLog(lambda: NOW_NS)
+async def log() -> MemoryLog:
+    """A log in which ``i`` holds the pen of ``orders/g`` at epoch 1."""
+    log = MemoryLog(lambda: NOW_NS)
+    await promote(log, "i", 1)
+    return log
+
+
+async def promote(log: MemoryLog, holder: str, epoch: int) -> None:
+    event = GroupPromoted(epoch=epoch, holder=holder, incarnation="r", cause="test", decided_by="router")
+    await log.append(NS.fence("orders", "g"), encode_event(event))
+
+
+async def write(
+    log: MemoryLog, number: int, *facts: tuple[Mark, bytes, bytes | None], epoch: int = 1
+) -> None:
+    """``i`` writes a pen frame."""
+    entries = [PenEntry(mark, call_id) for mark, call_id, _ in facts]
+    frame = PenFrame(9, number, epoch, entries, [body for *_, body in facts])
+    await log.append(NS.pen("orders", "g", "i"), encode_pen(frame))
 
 
 @pytest.fixture
@@ -119,3 +137,37 @@ async def test_who_waits_for_a_call_is_told_when_following_the_log_failed(wait: 
     with pytest.raises(LogFailed, match="following failed"):
         async with asyncio.timeout(5):
             await waiting
+
+
+async def test_a_frame_forged_past_the_fence_is_no_outcome(log: MemoryLog, call_id: bytes) -> None:
+    await log.append(NS.call("orders", "g", "c"), a_frame(1, call_id))
+    await write(log, 1, (Mark.SUCCEEDED, call_id, b"\x01"), epoch=2)
+    await promote(log, "other", 2)
+    await write(log, 2, (Mark.SUCCEEDED, call_id, b"\x02"), epoch=1)
+    await promote(log, "i", 3)
+    await write(log, 3, (Mark.SUCCEEDED, call_id, b"\x03"), epoch=3)
+    found = await Seeker(log, NS).find(call_id, None, 1.0)
+    assert await found.result() == 3
+
+
+async def test_a_call_that_was_found_not_to_have_run_has_no_outcome_until_it_has_run(
+    log: MemoryLog, call_id: bytes
+) -> None:
+    await log.append(NS.call("orders", "g", "c"), a_frame(1, call_id))
+    await write(log, 1, (Mark.CLAIMED, call_id, None), (Mark.IN_DOUBT, call_id, None))
+    found = await Seeker(log, NS).find(call_id, None, 1.0)
+    with pytest.raises(CallInDoubt):
+        await found.result()
+    await write(log, 2, (Mark.NOT_EXECUTED, call_id, None))
+    with pytest.raises(CallTimeout):
+        await (await Seeker(log, NS).find(call_id, None, 1.0)).result(timeout=0.01)
+    settling = asyncio.ensure_future(found.settled(10.0))
+    await write(log, 3, (Mark.CLAIMED, call_id, None), (Mark.SUCCEEDED, call_id, b"\x2a"))
+    assert await settling == 42
+
+
+async def test_a_doubt_that_ended_with_an_execution_gives_its_result(log: MemoryLog, call_id: bytes) -> None:
+    await log.append(NS.call("orders", "g", "c"), a_frame(1, call_id))
+    await write(log, 1, (Mark.CLAIMED, call_id, None), (Mark.IN_DOUBT, call_id, None))
+    await write(log, 2, (Mark.EXECUTED, call_id, b""), (Mark.SUCCEEDED, call_id, b"\x2a"))
+    assert await (await Seeker(log, NS).find(call_id, None, 1.0)).result() == 42

@@ -5,23 +5,23 @@ from __future__ import annotations
 import pytest
 
 from aegisipc.eventstore.calls import Outcome, Outcomes
+from aegisipc.eventstore.codec import decode
 from aegisipc.eventstore.frames import Mark, decode_calls
 from aegisipc.eventstore.log import Record
-from aegisipc.sdk.core.pool import Known
+from aegisipc.sdk.core.pool_facts import Known
 from tests.sdk.kit import (
     NS,
     POOL,
     SERVICE,
     FakeClient,
     ListLog,
-    WorkerRig,
     a_call,
     ids,
     marks,
     pen_frame,
-    pool_client,
     stored_frame,
 )
+from tests.sdk.pool_kit import WorkerRig, pool_client
 
 
 @pytest.fixture
@@ -151,7 +151,8 @@ def test_a_draining_worker_asks_for_nothing_and_runs_the_waiting_calls_of_the_fr
     seq, frame = stored_frame(log, client, a_call("get"), a_call("pay"))
     rig.hand(seq, frame)
     running, waiting = ids(frame)
-    assert rig.core.drain() == []
+    rig.core.drain()
+    assert rig.core.frames.naks == []
     assert (rig.core.wants, rig.core.free, rig.core.waiting) == (0, 0, 1)
     rig.finish(running)
     rig.write()
@@ -188,7 +189,9 @@ def test_a_draining_worker_gives_back_the_frames_it_has_not_begun(log: ListLog, 
     for seq in (begun, waiting):
         rig.hand(seq, decode_calls(log.records[seq - 1].payload))
     token = rig.core.deliveries[waiting].token
-    assert rig.core.drain() == [token]
+    rig.core.drain()
+    rig.take()
+    assert rig.naks == [token]
     assert list(rig.core.deliveries) == [begun]
     for call in ids(frame):
         rig.finish(call)
@@ -399,9 +402,13 @@ def test_a_claim_of_a_lost_worker_becomes_doubt_when_its_frame_is_handed_out_aga
     two.read()
     two.hand(seq, frame, "t2")
     assert two.started() == []
-    assert marks(two.write()) == [(Mark.IN_DOUBT, call)]
-    assert two.replies == [(call, Mark.IN_DOUBT, None)]
-    assert two.acks == ["t2"]
+    written = two.write()
+    assert marks(written) == [(Mark.IN_DOUBT, call)]
+    assert written is not None
+    error = decode(written.bodies[0] or b"")
+    assert (error["code"], error["details"]["claimed_by"]) == ("in_doubt", "w1")
+    assert error["details"]["fate"] == "was lost"
+    assert two.replies == [(call, Mark.IN_DOUBT, written.bodies[0])]
 
 
 def test_a_claim_becomes_doubt_when_its_worker_is_lost_after_the_frame_was_handed_out_again(
@@ -417,7 +424,7 @@ def test_a_claim_becomes_doubt_when_its_worker_is_lost_after_the_frame_was_hande
     log.lose("w1", group=POOL)
     two.read()
     assert marks(two.write()) == [(Mark.IN_DOUBT, call)]
-    assert two.acks == ["t2"]
+    assert list(two.core.doubts) == [call]
 
 
 def test_a_claim_that_came_second_becomes_doubt_when_the_first_claimer_is_lost(
@@ -435,7 +442,7 @@ def test_a_claim_that_came_second_becomes_doubt_when_the_first_claimer_is_lost(
     log.lose("w1", group=POOL)
     two.read()
     assert marks(two.write()) == [(Mark.IN_DOUBT, call)]
-    assert two.acks == ["t2"]
+    assert list(two.core.doubts) == [call]
 
 
 def test_a_claim_of_an_earlier_incarnation_is_not_taken_for_one_of_the_present_one(

@@ -12,6 +12,9 @@ from aegisipc.eventstore.nats.options import ConnectOptions
 from aegisipc.eventstore.streams import open_log
 from aegisipc.eventstore.subjects import CALL, PEN, subjects_of
 
+_BESIDE = frozenset({Mark.EXECUTED, Mark.EMITTED, Mark.CHECKED, Mark.ATTEMPTED})
+"""Marks that are no outcome and no claim."""
+
 
 @dataclass
 class Recount:
@@ -24,6 +27,7 @@ class Recount:
     accepted: dict[CallId, str] = field(default_factory=dict)
     resources: dict[CallId, str | None] = field(default_factory=dict)
     claims: Counter[CallId] = field(default_factory=Counter)
+    started: set[CallId] = field(default_factory=set)
     outcomes: dict[CallId, list[tuple[Mark, bytes | None]]] = field(default_factory=lambda: defaultdict(list))
     void: list[tuple[CallId, Mark]] = field(default_factory=list)
     writers: dict[CallId, str] = field(default_factory=dict)
@@ -41,12 +45,18 @@ class Recount:
 
     def note(self, call_id: CallId, mark: Mark, body: bytes | None, writer: str) -> None:
         """Take in one entry of a pen frame."""
+        if mark in _BESIDE:
+            return
         former = self.outcomes.get(call_id, [])
         is_final = bool(former) and former[-1][0] is not Mark.IN_DOUBT
-        if is_final or (mark is Mark.EXPIRED and self.claims[call_id]):
+        if is_final or (mark is Mark.EXPIRED and call_id in self.started):
             self.void.append((call_id, mark))
+        elif mark is Mark.NOT_EXECUTED:
+            self.outcomes.pop(call_id, None)  # the doubt is over, and it may run again
+            self.started.discard(call_id)
         elif mark is Mark.CLAIMED:
             self.claims[call_id] += 1
+            self.started.add(call_id)
         else:
             self.outcomes[call_id].append((mark, body))
             self.writers.setdefault(call_id, writer)

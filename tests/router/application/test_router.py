@@ -129,13 +129,24 @@ async def test_status_answers_whatever_a_pulse_says(place: Place) -> None:
         "waiting": {"a": {"b": 1}},
         "open": 3,
         "epoch": "x" * 2000,
+        "fenced": 2,
+        "healthy": True,
     }
     connection.publish_nowait(router.subjects.pulse("instance", "odd"), msgpack.packb(hostile))
     await eventually(lambda: ("s", "g", "odd") in router.board.instances, within_s=5)
     answer = await connection.request(router.subjects.api("status"), b"", timeout_s=5)
     shown = json.loads(answer.payload)["pulses"]["s/g/odd"]
     del shown["age_ms"]
-    assert shown == {"running": None, "waiting": None, "open": 3, "epoch": None, "incarnation": "i"}
+    assert shown == {
+        "running": None,
+        "waiting": None,
+        "open": 3,
+        "epoch": None,
+        "fenced": 2,
+        "doubts": None,
+        "healthy": True,
+        "incarnation": "i",
+    }
 
 
 async def test_a_router_refuses_a_log_whose_records_are_to_age_out(place: Place) -> None:

@@ -243,12 +243,12 @@ class GroupCalls:
         return Folded(opened=opened)
 
     def _pen(self, record: Record, place: Place, frame: PenFrame) -> Folded:  # noqa: C901 - the hot loop
-        if not self.sessions.is_new(record.subject, frame.session, frame.number):
-            self.anomalies["frame stored twice"] += 1
-            return NOTHING
         writer, open_calls, stored_ns = place.who, self.open, record.timestamp_ns
         if self.is_fenced and (writer, frame.epoch) != (self.holder, self.epoch):
             self.anomalies["not the holder's"] += 1
+            return NOTHING  # and its number is not remembered: it must not hide a frame that counts
+        if not self.sessions.is_new(record.subject, frame.session, frame.number):
+            self.anomalies["frame stored twice"] += 1
             return NOTHING
         claimed, concluded, marks = [], [], []
         reopened: list[OpenCall] = []

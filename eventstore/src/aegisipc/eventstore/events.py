@@ -73,6 +73,10 @@ class Resolution(BaseModel):
     source: Literal["operator", "reconcile", "evidence"]
     author: str = Field(max_length=MAX_AUTHOR)
     reason: str = Field(default="", max_length=MAX_REASON)
+    doubt_seq: int = 0
+    """Where the doubt stands in the log, in a pool: a resolution that comes late, after another doubt, does not
+    count there. (In an owned group only the holder writes.)
+    """
 
 
 class Event(BaseModel):

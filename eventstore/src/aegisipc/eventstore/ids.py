@@ -8,6 +8,7 @@ stands still or steps back.
 
 from __future__ import annotations
 
+import hashlib
 import uuid
 
 from aegisipc.eventstore.errors import MalformedPayload
@@ -20,6 +21,13 @@ _COUNTER_MASK = (1 << 32) - 1
 _VERSION = 7 << 76
 _VARIANT = 0b10 << 62
 _MS_MASK = (1 << 48) - 1
+
+
+def session_of(incarnation: str) -> int:
+    """Return the session in which an incarnation of an instance writes its pen frames: so they tell which run
+    of it wrote them.
+    """
+    return int.from_bytes(hashlib.sha256(incarnation.encode()).digest()) >> (256 - SESSION_BITS)
 
 
 class CallIds:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Iterable
 from typing import Final, NamedTuple
 
 from aegisipc.eventstore.frames import Mark
@@ -40,6 +41,14 @@ class Sessions:
         if len(self._last) > MAX_SESSIONS:
             self._last.popitem(last=False)
         return True
+
+    def dump(self) -> list[tuple[str, int, int]]:
+        """Return what is remembered, least recently heard first."""
+        return [(subject, session, number) for (subject, session), number in self._last.items()]
+
+    def load(self, plain: Iterable[tuple[str, int, int]]) -> None:
+        """Remember what :meth:`dump` gave."""
+        self._last = OrderedDict(((subject, session), number) for subject, session, number in plain)
 
 
 class Outcomes:

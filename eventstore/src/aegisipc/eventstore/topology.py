@@ -190,16 +190,19 @@ class Topology:
         )
 
     def _yielded(self, group: GroupView, who: str, event: ev.InstanceYielded) -> None:
-        if (group.holder, group.holder_incarnation, group.epoch) == (who, event.incarnation, event.epoch):
-            group.yielded_epoch = event.epoch
-        else:
+        instance = group.instances.get(who)
+        if (group.holder, group.holder_incarnation, group.epoch) != (who, event.incarnation, event.epoch):
             self._count("yielded without holding")
+        elif group.handover is None and (instance is None or instance.unhealthy is None):
+            self._count("yielded without need")  # the handover was called off just before: it goes on
+        else:
+            group.yielded_epoch = event.epoch
 
     def _set_health(self, group: GroupView, who: str, incarnation: str, reason: str | None) -> None:
         instance = self._current(group, who, incarnation)
         if instance is not None:
             instance.unhealthy = reason
-            if reason is None and group.holder == who:
+            if reason is None and group.holder == who and group.handover is None:
                 group.yielded_epoch = 0  # it held on, and goes on
 
     def _watch(self, record: Record, service: ServiceView, group: GroupView, event: ev.Event) -> None:

@@ -18,12 +18,18 @@ if TYPE_CHECKING:
     from aegisipc.sdk.context import Context as Context
     from aegisipc.sdk.errors import *  # noqa: F403
     from aegisipc.sdk.pending import Pending as Pending
+    from aegisipc.sdk.reconciling import Doubt as Doubt
+    from aegisipc.sdk.reconciling import Executed as Executed
+    from aegisipc.sdk.reconciling import NotExecuted as NotExecuted
     from aegisipc.sdk.service import Service as Service
 
 _HOMES = {
     "Client": "client",
     "connect": "client",
     "Context": "context",
+    "Doubt": "reconciling",
+    "Executed": "reconciling",
+    "NotExecuted": "reconciling",
     "Pending": "pending",
     "Service": "service",
 }

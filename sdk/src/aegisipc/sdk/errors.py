@@ -10,14 +10,20 @@
     ├── PayloadTooLarge             the arguments are over the limit; nothing was sent
     ├── ResourceConflict            an instance names a resource that another group holds
     ├── ContractConflict            an instance offers other methods than its service has
+    ├── InstanceRefused             the router refused an instance for a reason unknown here
     ├── InstanceReplaced            another process took the instance's id
     ├── ServiceDefinitionError      a service or stub that cannot be used as written
+    │   └── EmitRefused             a handler emitted what the shared state cannot take
+    ├── EmitLimitExceeded           a handler emitted too much (a LimitExceeded)
+    ├── InvalidResult               a result, given by an operator, does not fit the method
+    ├── StateUnreadable             the shared state and what is written of it do not fit together
     └── CallError                   about one call; ``call_id`` says which
         ├── CallTimeout             no outcome in time; it may still come: attach(call_id)
         ├── CallExpired             its deadline passed before it started: it certainly never ran
         ├── CallInDoubt             it may have run, and nobody can know yet
         ├── CallUnknown             the log does not know this call
         └── CallFailed              it has an outcome, and that is an error
+            ├── DeadLettered        it took down every instance that began it; it is not begun again
             ├── InvalidArguments    the arguments do not fit the method; ``errors`` names the fields
             └── RemoteError         the handler raised, or its result does not fit; ``code`` says what
 """
@@ -32,6 +38,7 @@ from aegisipc.eventstore.errors import (
     AegisError,
     BadCredentials,
     InvalidName,
+    LimitExceeded,
     LogFull,
     LogMissing,
     NoResponders,
@@ -53,9 +60,15 @@ __all__ = [
     "CallTimeout",
     "CallUnknown",
     "ContractConflict",
+    "DeadLettered",
+    "EmitLimitExceeded",
+    "EmitRefused",
+    "InstanceRefused",
     "InstanceReplaced",
     "InvalidArguments",
     "InvalidName",
+    "InvalidResult",
+    "LimitExceeded",
     "LogFull",
     "LogMissing",
     "NoResponders",
@@ -69,6 +82,7 @@ __all__ = [
     "ServerUnsuitable",
     "ServiceDefinitionError",
     "ServiceError",
+    "StateUnreadable",
 ]
 
 
@@ -108,6 +122,36 @@ class ServiceDefinitionError(AegisError):
     code = "service_definition"
 
 
+class EmitRefused(ServiceDefinitionError):
+    """A handler emitted an event that the shared state cannot take: nothing applies its type, it is not
+    valid, the instances share no state, or the handler has ended. Field, if known: ``event``.
+    """
+
+    code = "emit_refused"
+
+
+class EmitLimitExceeded(LimitExceeded):
+    """A handler emitted too many events, or too large ones. Fields: ``limit_events``, ``limit_bytes``."""
+
+    code = "emit_limit_exceeded"
+
+
+class InvalidResult(AegisError):
+    """A result that somebody gave for a call does not fit its method. Fields: ``method``, ``signature``,
+    ``errors``, a list of ``{"field", "message", "type"}``.
+    """
+
+    code = "invalid_result"
+
+
+class StateUnreadable(AegisError):
+    """An event or snapshot of the shared state cannot be taken in, or the state cannot be saved: the service
+    and what is written do not fit together. Fields: ``service``; ``event``, the name of the event, if any.
+    """
+
+    code = "state_unreadable"
+
+
 class CallError(AegisError):
     """Root of the errors about one call. Field: ``call_id``, in its text form."""
 
@@ -133,7 +177,10 @@ class CallExpired(CallError):
 
 
 class CallInDoubt(CallError):
-    """The call was started by an instance that is gone: nobody can know whether it ran."""
+    """The call was started by an instance that is gone: nobody can know yet whether it ran.
+
+    Field ``reason``: how that came, or ``""``.
+    """
 
     code = "call_in_doubt"
 
@@ -148,6 +195,14 @@ class CallFailed(CallError):
     """The call has an outcome: an error."""
 
     code = "call_failed"
+
+
+class DeadLettered(CallFailed):
+    """The call took down every instance that began it, and is not begun again. Fields: ``attempts`` (how
+    often it was begun, ``None`` if unknown), ``reason``, and ``recorded``, all details in the log.
+    """
+
+    code = "dead_lettered"
 
 
 class InvalidArguments(CallFailed):

@@ -13,7 +13,7 @@ from typing import Any, Final
 from aegisipc.eventstore.codec import encode
 from aegisipc.eventstore.errors import AegisError
 from aegisipc.eventstore.events import ErrorInfo
-from aegisipc.sdk.errors import ServiceError
+from aegisipc.sdk.errors import EmitLimitExceeded, EmitRefused, ServiceError
 from aegisipc.sdk.method import FieldError
 
 MAX_CODE: Final = 64
@@ -21,6 +21,9 @@ MAX_MESSAGE: Final = 4000
 MAX_FIELD_ERRORS: Final = 20
 MAX_ERROR_BYTES: Final = 64 * 1024
 _MAX_PART: Final = 500
+
+OWN_ERRORS: Final = (EmitRefused, EmitLimitExceeded)
+"""Errors of AegisIPC that are about the call itself, not about something that its handler called."""
 
 
 def failure(code: object, message: object, details: Mapping[str, Any] | None = None) -> bytes:
@@ -42,6 +45,8 @@ def of_handler(target: str, error: BaseException) -> bytes:
     """Return the body for an error that a handler raised."""
     if isinstance(error, ServiceError):
         return failure(error.code, error.message, error.details)
+    if isinstance(error, OWN_ERRORS):
+        return failure(error.code, f"{target} failed: {shown(error.message, MAX_MESSAGE)}", error.details)
     if isinstance(error, AegisError):  # about something that the handler called: not about this call
         message = f"{target} failed on something it called: {shown(error.message, MAX_MESSAGE)}"
         return failure("downstream_error", message, error.to_plain())

@@ -2,55 +2,29 @@
 
 An instance joins its group (or pool) by registering in the log and waiting for the router's word. It pulses
 while it lives. If the router takes it for lost while it is alive, it comes back as a new incarnation of the
-same id.
+same id: see :mod:`aegisipc.sdk.incarnation`.
 """
 
 from __future__ import annotations
 
 import asyncio
-import os
 import secrets
 import signal
-import socket
 import sys
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Final, Self
 
-import msgpack
 import structlog
 
-from aegisipc.eventstore.errors import (
-    AckUnknown,
-    AegisError,
-    LogFull,
-    MalformedPayload,
-    NoResponders,
-    NotConnected,
-)
-from aegisipc.eventstore.events import (
-    ErrorInfo,
-    Event,
-    InstanceDraining,
-    InstanceLeft,
-    InstanceReady,
-    InstanceRegistered,
-    MethodContract,
-    decode_event,
-    encode_event,
-)
-from aegisipc.eventstore.ids import SESSION_BITS
-from aegisipc.eventstore.lifecycles import InstanceState
-from aegisipc.eventstore.log import Start
-from aegisipc.eventstore.names import POOL_GROUP, check_name, check_resource, default_group
+from aegisipc.eventstore.errors import AegisError, NotConnected
+from aegisipc.eventstore.names import check_name, check_resource, default_group
 from aegisipc.eventstore.nats.connection import Connection
 from aegisipc.eventstore.nats.options import ConnectOptions
 from aegisipc.eventstore.streams import open_log
 from aegisipc.eventstore.subjects import subjects_of
-from aegisipc.eventstore.topology import InstanceView
 from aegisipc.sdk.connect_options import resolve_namespace, resolve_url
-from aegisipc.sdk.core.pen import Identity
 from aegisipc.sdk.errors import (
     ContractConflict,
     InstanceRefused,
@@ -58,24 +32,21 @@ from aegisipc.sdk.errors import (
     ResourceConflict,
     ServiceDefinitionError,
 )
-from aegisipc.sdk.hosts.base import Host, HostParts, Site, describe, open_site
-from aegisipc.sdk.hosts.owned import OwnedHost
-from aegisipc.sdk.hosts.pool import PoolHost
+from aegisipc.sdk.hosts.base import RebuildNeeded, Site, describe, open_site
+from aegisipc.sdk.incarnation import Incarnation, Terms
 from aegisipc.sdk.service import Service
-from aegisipc.sdk.version import VERSION
 
 _log = structlog.get_logger("aegisipc.instance")
 
-_RETRY_S: Final = 0.1
-_LOOK_S: Final = 0.25
+PULSE_MS: Final = range(10, 10_001)
+"""Milliseconds between two pulses."""
+
 _REJOIN_S: Final = 1.0
 _LONGEST_REJOIN_S: Final = 30.0
-_LAST_WORDS_S: Final = 2.0
-_SIGNATURE_CHARS: Final = 1000
-_REFUSALS: Final[dict[str, type[AegisError]]] = {
-    ResourceConflict.code: ResourceConflict,
-    ContractConflict.code: ContractConflict,
-}
+_SETTLED_S: Final = 5.0
+_FREE_FAILURES: Final = 2
+"""How often in a row it may fail within ``_SETTLED_S`` after it joined, and join again without a pause."""
+
 _PERMANENT: Final = (ResourceConflict, ContractConflict, InstanceRefused, InstanceReplaced)
 """What trying again does not change: somebody has to look at it."""
 
@@ -87,8 +58,9 @@ class InstanceOptions:
     ``url`` and ``namespace`` default to ``AEGIS_URL`` and ``AEGIS_NAMESPACE``. With ``resources`` the
     instance joins the group that serves them (``group`` names it, else the resources do); without, it joins
     the service's pool. ``instance`` is its id, else one is made up. ``pulse_ms`` is the time between
-    heartbeats, ``join_timeout_s`` how long to wait for a router, ``drain_timeout_s`` how long running calls
-    may take to end when the instance stops.
+    heartbeats (10 to 10,000), ``join_timeout_s`` how long to wait for a router, ``drain_timeout_s`` how long
+    running calls may take to end when the instance stops. With ``quarantine`` the instance accepts and queues
+    calls, and runs none until an operator resumes its group.
     """
 
     url: str | None = None
@@ -99,6 +71,7 @@ class InstanceOptions:
     pulse_ms: int = 250
     join_timeout_s: float = 30.0
     drain_timeout_s: float = 30.0
+    quarantine: bool = False
     on_ready: Callable[[Instance], None] | None = field(default=None, repr=False)
 
 
@@ -109,10 +82,7 @@ class Instance:
     """
 
     def __init__(self, service: Service, options: InstanceOptions) -> None:
-        if not service.methods:
-            raise ServiceDefinitionError(
-                f"cannot run service {service.name!r}: it has no methods; add some with @service.method"
-            )
+        service.check()
         self.service = service
         self.options = options
         self.resources = tuple(sorted({check_resource(resource) for resource in options.resources}))
@@ -121,19 +91,21 @@ class Instance:
                 f"cannot join group {options.group!r} without resources: name those it serves (--resource), "
                 "or leave the group out to join the pool"
             )
+        if options.pulse_ms not in PULSE_MS:
+            raise ServiceDefinitionError(
+                f"cannot pulse every {options.pulse_ms} ms: pulse_ms is {PULSE_MS[0]} to {PULSE_MS[-1]}"
+            )
         self.group = check_name(options.group, "group") if options.group else default_group(self.resources)
         self.id = check_name(options.instance or f"{service.name[:40]}-{secrets.token_hex(3)}", "instance")
         self.subjects = subjects_of(resolve_namespace(options.namespace))
+        self.incarnation: Incarnation | None = None
+        """The present one; ``None`` before it joins, between two of them, and after the end."""
         self._stop = asyncio.Event()
+        self._is_quarantined = options.quarantine
+        self._former = ""
+        self._quick_failures = 0
         self._connection: Connection | None = None
         self._site: Site | None = None
-        self._host: Host | None = None
-        self._identity: Identity | None = None
-        self._pulser: asyncio.Task[None] | None = None
-        self._is_registered = False
-        """This incarnation's registration is in the log, or may be."""
-        self._is_read_back = False
-        """And the host has folded it: if the host knows nothing of it later, another one has the place."""
 
     # -- life -------------------------------------------------------------------------------------------
 
@@ -145,7 +117,7 @@ class Instance:
         await self.stop()
 
     async def run(self) -> None:
-        """Join, serve until :meth:`request_stop` is called, drain and leave.
+        """Join, serve until :meth:`request_stop` is called or an operator wants it drained, drain and leave.
 
         Raises:
             ResourceConflict, ContractConflict: the router refused the instance: when it joined, or when it
@@ -164,8 +136,8 @@ class Instance:
         from a signal handler of the loop.
         """
         self._stop.set()
-        if self._host is not None:
-            self._host.signal.notify()
+        if self.incarnation is not None:
+            self.incarnation.host.signal.notify()
 
     async def start(self) -> None:
         """Connect and join; returns when calls can be taken, or at once when a stop is requested. If it
@@ -180,9 +152,8 @@ class Instance:
 
     async def _connect_and_join(self) -> None:
         url = resolve_url(self.options.url)
-        self._connection = await Connection.open(
-            ConnectOptions(url, name=f"aegis:{self.service.name}:{self.id}")
-        )
+        name = f"aegis:{self.subjects.namespace}:{self.service.name}:{self.group}:{self.id}"
+        self._connection = await Connection.open(ConnectOptions(url, name=name))
         log = await open_log(self._connection, self.subjects)
         self._site = await open_site(self._connection, log, self.subjects)
         await self._join()
@@ -203,117 +174,92 @@ class Instance:
             await asyncio.gather(doing, stopping, return_exceptions=True)
 
     async def serve(self) -> None:
-        """Serve until asked to stop; rejoin as a new incarnation when taken for lost.
+        """Serve until asked to stop, by :meth:`request_stop` or by an operator (:attr:`drain_requested_by`);
+        rejoin at once as a new incarnation when taken for lost, or when it could not go on.
 
-        Without a router or a server, rejoining is tried again after 1 s, 2 s, 4 s and so on, up to 30 s. A
-        refusal is final: whoever supervises the process shall see it.
+        Without a router or a server, rejoining is tried again after 1 s, 2 s, 4 s and so on, up to 30 s; the
+        same holds for an instance that fails again and again soon after it joined. A refusal is final:
+        whoever supervises the process shall see it.
 
         Raises:
             ResourceConflict, ContractConflict: it was taken for lost, and the router does not want it back.
             InstanceReplaced: another process registered under this instance's id, and has its place now.
         """
         while not self._stop.is_set():
-            host = self._joined_host()
-            await self._until_over(host)
+            incarnation = self.joined()
+            joined_at = asyncio.get_running_loop().time()
+            await self._until_over(incarnation)
             if self._stop.is_set():
                 return
-            if host.failure is None and host.me is None:
-                raise self._replaced()
-            if host.failure is not None:
-                _log.error("host_failed", instance=self.id, error=describe(host.failure))
-            else:
-                _log.warning(
-                    "taken_for_lost", instance=self.id, state=str(host.me.state) if host.me else "unknown"
-                )
-            await self._leave_host()
+            if not incarnation.is_over:  # then an operator wants it to leave
+                _log.info("drain_requested", instance=self.id, by=self.drain_requested_by)
+                return
+            self._tell_end(incarnation)
+            await self._let_go()
+            await self._stopped_within(self._pause_after(incarnation, joined_at))
             await self._rejoin()
 
-    async def _until_over(self, host: Host) -> None:
-        await host.signal.until(lambda: self._stop.is_set() or self._is_over(host), float("inf"), "serve")
+    async def _until_over(self, incarnation: Incarnation) -> None:
+        await incarnation.host.signal.until(
+            lambda: self._stop.is_set() or incarnation.is_over or self.drain_requested_by is not None,
+            float("inf"),
+            "serve",
+        )
+
+    @property
+    def drain_requested_by(self) -> str | None:
+        """The operator who wants this instance to leave, and why."""
+        me = self.incarnation.me if self.incarnation is not None else None
+        return me.drain_requested_by if me is not None else None
+
+    def _tell_end(self, incarnation: Incarnation) -> None:
+        failure, me = incarnation.host.failure, incarnation.me
+        if isinstance(failure, RebuildNeeded):
+            _log.warning("rebuilding", instance=self.id, cause=describe(failure))
+        elif failure is not None:
+            _log.error("host_failed", instance=self.id, error=describe(failure))
+        elif me is not None:
+            _log.warning("taken_for_lost", instance=self.id, state=str(me.state))
+        else:
+            raise incarnation.replaced()
 
     async def stop(self) -> None:
         """Drain, leave and disconnect. What does not end within ``drain_timeout_s`` stays open in the log."""
-        host = self._host
+        incarnation = self.incarnation
         try:
-            if host is not None and host.failure is None and self._may_be_live(host):
-                await self._drain(host)
+            if incarnation is not None and incarnation.host.failure is None and incarnation.may_be_live:
+                by = self.drain_requested_by
+                await incarnation.drain("stop requested" if by is None else f"drain requested by {by}")
         finally:
-            await self._close()
+            await self._close(self.options.drain_timeout_s)
 
-    # -- joining ----------------------------------------------------------------------------------------
+    # -- incarnations -----------------------------------------------------------------------------------
 
-    async def _join(self) -> None:
-        site = self._opened_site()
-        self._is_registered = self._is_read_back = False
-        self._identity = Identity(
-            self.service.name, self.group, self.id, secrets.token_hex(8), secrets.randbits(SESSION_BITS)
-        )
-        parts = HostParts(site, self.service, self._identity)
-        self._host = host = PoolHost(parts) if self.group == POOL_GROUP else OwnedHost(parts)
-        await host.start()
-        self._is_registered = True
-        registered_seq = await self._say(self._registration(self._identity))
-        self._pulser = asyncio.get_running_loop().create_task(self._pulse(), name=f"pulse {self.id}")
-        await self._read_back(host, registered_seq)
-        await self._until_known(
-            host,
-            lambda me: me.admitted or not me.is_live,
-            f"join service {self.service.name!r}: no router answered; start one (aegis router, or aegis "
-            "dev), or wait longer: "
-            "nobody admitted the instance",
-        )
-        if host.me is not None and host.me.refusal is not None:
-            raise _refusal(host.me.refusal)
-        await self._say(InstanceReady(incarnation=self._identity.incarnation))
-        await self._until_known(
-            host,
-            lambda me: me.state is not InstanceState.JOINING,
-            "read back that the instance is ready",
-        )
-        _log.info("joined", service=self.service.name, group=self.group, instance=self.id)
-
-    async def _read_back(self, host: Host, registered_seq: int) -> None:
-        """Wait until the host has folded the registration.
-
-        Another one of the same id may follow so closely that the host knows only that one. So if nothing
-        is known of ours, the log is asked.
-        """
-        site, identity = self._opened_site(), self._joined_identity()
-        subject = site.subjects.instance(identity.service, identity.group, identity.instance)
-        loop = asyncio.get_running_loop()
-        give_up_at = loop.time() + self.options.join_timeout_s
-        while host.me is None:
-            with suppress(AckUnknown):
-                await host.signal.until(lambda: host.me is not None, _LOOK_S, "read back the registration")
-                break
-            if loop.time() >= give_up_at:
-                raise AckUnknown(
-                    f"cannot join service {self.service.name!r}: its registration is stored, but was not "
-                    f"read back within {self.options.join_timeout_s:g} s; is the server there?"
-                )
-            with suppress(AckUnknown, NotConnected, NoResponders):
-                async for record in site.log.read([subject], start=Start(registered_seq + 1)):
-                    if _registers_another(record.payload, identity.incarnation):
-                        raise self._replaced()
-        self._is_read_back = True
-
-    async def _until_known(self, host: Host, true: Callable[[InstanceView], bool], what: str) -> None:
-        """Wait until it is `true` of this incarnation, which the host knows.
+    def joined(self) -> Incarnation:
+        """Return the present incarnation.
 
         Raises:
-            InstanceReplaced: it is known no more: another one registered under its id.
+            NotConnected: there is none.
         """
-        await host.signal.until(lambda: host.me is None or true(host.me), self.options.join_timeout_s, what)
-        if host.me is None:
-            raise self._replaced()
+        if self.incarnation is None:
+            raise NotConnected("cannot use the instance: it has not joined")
+        return self.incarnation
 
-    def _replaced(self) -> InstanceReplaced:
-        self._is_read_back = True
-        return InstanceReplaced(
-            f"cannot go on as instance {self.id!r}: another process registered under that id; "
-            "give each process an id of its own, or none",
+    async def _join(self) -> None:
+        if self._site is None:
+            raise NotConnected("cannot use the instance: it was not started")
+        terms = Terms(
+            group=self.group,
             instance=self.id,
+            resources=self.resources,
+            pulse_s=self.options.pulse_ms / 1000,
+            join_timeout_s=self.options.join_timeout_s,
+            drain_timeout_s=self.options.drain_timeout_s,
+            quarantined=self._is_quarantined,
+            follows=self._former,
         )
+        self.incarnation = Incarnation(self._site, self.service, terms)
+        await self.incarnation.join()
 
     async def _rejoin(self) -> None:
         pause_s = _REJOIN_S
@@ -324,148 +270,45 @@ class Instance:
                 raise
             except AegisError as error:
                 _log.warning("rejoin_failed", instance=self.id, error=describe(error), pause_s=pause_s)
-                await self._leave_host()
+                await self._let_go()
                 await self._stopped_within(pause_s)
                 pause_s = min(_LONGEST_REJOIN_S, 2 * pause_s)
             else:
                 return
 
+    def _pause_after(self, incarnation: Incarnation, joined_at: float) -> float:
+        """Seconds until it joins again. Whatever makes it fail over and over must not fill the log with
+        registrations.
+        """
+        is_quick = asyncio.get_running_loop().time() - joined_at < _SETTLED_S
+        if incarnation.host.failure is None or not is_quick:
+            self._quick_failures = 0
+            return 0.0
+        self._quick_failures += 1
+        doublings = self._quick_failures - _FREE_FAILURES
+        return 0.0 if doublings <= 0 else min(_LONGEST_REJOIN_S, _REJOIN_S * 2.0 ** (doublings - 1))
+
     async def _stopped_within(self, pause_s: float) -> None:
         with suppress(TimeoutError):
             await asyncio.wait_for(self._stop.wait(), pause_s)
 
-    def _registration(self, identity: Identity) -> InstanceRegistered:
-        return InstanceRegistered(
-            incarnation=identity.incarnation,
-            mode="pool" if self.group == POOL_GROUP else "owned",
-            resources=self.resources,
-            contract={name: _bounded(method) for name, method in self.service.contract.items()},
-            host=socket.gethostname(),
-            pid=os.getpid(),
-            version=VERSION,
-        )
+    async def _let_go(self) -> None:
+        former = self.incarnation
+        if former is not None:
+            if former.me is not None:
+                self._is_quarantined, self._former = former.me.quarantined, former.identity.incarnation
+            await former.stop()
+            self.incarnation = None
 
-    @staticmethod
-    def _is_over(host: Host) -> bool:
-        # Once it has joined, it is unknown only if another incarnation has taken its place.
-        return host.failure is not None or host.me is None or not host.me.is_live
-
-    def _may_be_live(self, host: Host) -> bool:
-        """Whether the others may count on this incarnation, as far as can be told from here."""
-        if host.me is not None:
-            return host.me.is_live
-        return self._is_registered and not self._is_read_back
-
-    # -- leaving ----------------------------------------------------------------------------------------
-
-    async def _drain(self, host: Host) -> None:
-        identity = self._joined_identity()
-        if host.me is not None and host.me.admitted:
-            with suppress(AegisError):
-                draining = InstanceDraining(incarnation=identity.incarnation, cause="stop requested")
-                await self._say(draining, patience_s=_LAST_WORDS_S)
-        host.drain()
-        try:
-            await host.signal.until(
-                lambda: host.is_quiet, self.options.drain_timeout_s, "finish the running calls"
-            )
-        except AckUnknown as error:
-            _log.warning("drain_incomplete", instance=self.id, error=describe(error))
-        with suppress(AegisError):
-            left = InstanceLeft(incarnation=identity.incarnation, cause="stop requested")
-            await self._say(left, patience_s=_LAST_WORDS_S)
-
-    async def _leave_host(self) -> None:
-        if self._pulser is not None:
-            self._pulser.cancel()
-            await asyncio.gather(self._pulser, return_exceptions=True)
-            self._pulser = None
-        if self._host is not None:
-            await self._host.stop()
-            self._host = None
-
-    async def _close(self) -> None:
-        self._is_registered = self._is_read_back = False
-        await self._leave_host()
+    async def _close(self, leftovers_s: float = 0.0) -> None:
+        """Let go of everything; what earlier incarnations left running gets so long to come to its end."""
+        await self._let_go()
+        if self._site is not None:
+            await self._site.leftovers.close(leftovers_s)
+            self._site = None
         if self._connection is not None:
             await self._connection.close()
             self._connection = None
-
-    # -- talking ----------------------------------------------------------------------------------------
-
-    async def _say(self, event: Event, *, patience_s: float | None = None) -> int:
-        """Append an event about this instance; the same record is sent again until it is stored. Returns its
-        sequence.
-        """
-        site, identity = self._opened_site(), self._joined_identity()
-        subject = site.subjects.instance(identity.service, identity.group, identity.instance)
-        record_id = f"{identity.incarnation}.{event.type}"
-
-        async def attempt() -> int:
-            payload = encode_event(event)
-            return (await site.log.append(subject, payload, record_id=record_id, timeout_s=2.0)).seq
-
-        return await _persist(attempt, self.options.join_timeout_s if patience_s is None else patience_s)
-
-    async def _pulse(self) -> None:
-        site, identity, host = self._opened_site(), self._joined_identity(), self._joined_host()
-        subject = site.subjects.pulse("instance", identity.instance)
-        fixed: dict[str, Any] = {
-            "service": identity.service,
-            "group": identity.group,
-            "incarnation": identity.incarnation,
-        }
-        while True:
-            with suppress(NotConnected, AegisError):
-                site.connection.publish_nowait(subject, msgpack.packb(fixed | host.pulse()))
-            await asyncio.sleep(self.options.pulse_ms / 1000)
-
-    def _opened_site(self) -> Site:
-        if self._site is None:
-            raise NotConnected("cannot use the instance: it was not started")
-        return self._site
-
-    def _joined_host(self) -> Host:
-        if self._host is None:
-            raise NotConnected("cannot use the instance: it has not joined")
-        return self._host
-
-    def _joined_identity(self) -> Identity:
-        if self._identity is None:
-            raise NotConnected("cannot use the instance: it has not joined")
-        return self._identity
-
-
-def _bounded(method: MethodContract) -> MethodContract:
-    """A registration is one record: what is only there for people must not burst it."""
-    if len(method.signature) <= _SIGNATURE_CHARS:
-        return method
-    return method.model_copy(update={"signature": method.signature[: _SIGNATURE_CHARS - 1] + "…"})
-
-
-def _registers_another(payload: bytes, incarnation: str) -> bool:
-    try:
-        event = decode_event(payload)
-    except MalformedPayload:
-        return False
-    return isinstance(event, InstanceRegistered) and event.incarnation != incarnation
-
-
-async def _persist[T](attempt: Callable[[], Awaitable[T]], patience_s: float) -> T:
-    loop = asyncio.get_running_loop()
-    give_up_at = loop.time() + patience_s
-    while True:
-        try:
-            return await attempt()
-        except (AckUnknown, NotConnected, NoResponders, LogFull):
-            if loop.time() >= give_up_at:
-                raise
-            await asyncio.sleep(_RETRY_S)
-
-
-def _refusal(error: ErrorInfo) -> AegisError:
-    cls = _REFUSALS.get(error.code, InstanceRefused)
-    return cls(error.message, **error.details)
 
 
 async def serve(service: Service, options: InstanceOptions) -> None:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import inspect
+import json
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 from pydantic.errors import PydanticUserError
 
 from aegisipc.eventstore.codec import TypeCodec, decode, type_codec
@@ -16,7 +17,7 @@ from aegisipc.eventstore.errors import CodecError
 from aegisipc.eventstore.events import Effect, MethodContract
 from aegisipc.eventstore.names import check_method
 from aegisipc.sdk.context import Context
-from aegisipc.sdk.errors import ServiceDefinitionError
+from aegisipc.sdk.errors import InvalidResult, ServiceDefinitionError
 
 _VARIADIC: Final = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 _BY_POSITION: Final = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
@@ -43,13 +44,14 @@ class ResultRejected(Exception):
 
 
 class Parameter(NamedTuple):
-    """A parameter that callers fill."""
+    """A parameter that callers fill. ``default`` means something only if it is not required."""
 
     name: str
     codec: TypeCodec[Any]
     required: bool
     by_position: bool
     by_name: bool
+    default: Any
 
 
 class Method:
@@ -61,15 +63,13 @@ class Method:
         self.effect = effect
         self.is_async = inspect.iscoroutinefunction(function)
         self.context_name: str | None = None
-        self._context_at: int | None = None
         signature, hints = _signature_of(function, self.name)
         self.parameters = tuple(
             self._parameter(p, hints) for p in signature.parameters.values() if self._is_ours(p, hints)
         )
         self._by_name = {p.name: p for p in self.parameters}
         self._positional = tuple(p for p in self.parameters if p.by_position)
-        if self.context_name is not None:
-            self._context_at = self._place_of_context(signature)
+        self._context_at = self._place_of_context(signature)
         self._returns: TypeCodec[Any] = _codec(hints.get("return", Any), f"the result of {self.name}()")
         self.contract = self._contract(signature, hints)
 
@@ -115,6 +115,7 @@ class Method:
             parameter.default is inspect.Parameter.empty,
             parameter.kind in _BY_POSITION,
             parameter.kind is not inspect.Parameter.POSITIONAL_ONLY,
+            parameter.default,
         )
 
     def _contract(self, signature: inspect.Signature, hints: Mapping[str, Any]) -> MethodContract:
@@ -148,6 +149,16 @@ class Method:
                 pass  # below, every fault is found and named
         return self._bind(args, kwargs)
 
+    def arguments(self, body: bytes) -> dict[str, Any]:
+        """Read the arguments of a call by parameter name, with the defaults of those that it leaves out.
+
+        Raises:
+            ArgumentsRejected: as :meth:`load`.
+        """
+        args, kwargs = self.load(body)
+        given = dict(zip((p.name for p in self._positional), args, strict=False)) | kwargs
+        return {p.name: given.get(p.name, p.default) for p in self.parameters}
+
     def _bind(self, args: list[Any], kwargs: dict[str, Any]) -> tuple[list[Any], dict[str, Any]]:
         errors: list[FieldError] = []
         loaded: list[Any] = []
@@ -174,6 +185,30 @@ class Method:
             raise ArgumentsRejected(errors)
         return loaded, named
 
+    def result_body(self, json_value: Any) -> bytes:
+        """Check a result that came as JSON, as from an operator's command line, and encode it: what JSON has
+        no form for (``Decimal``, dates, enums, …) is read from its usual text or number.
+
+        Raises:
+            InvalidResult: it does not fit the method's return type; names each fault.
+        """
+        try:
+            value = TypeAdapter(self._returns.type).validate_json(json.dumps(json_value), by_name=True)
+            return self._returns.encode(value)
+        except ValidationError as error:
+            faults = field_errors("", error)
+        except (CodecError, TypeError, ValueError, RecursionError) as error:
+            faults = [FieldError("", str(error), "malformed")]
+        named = [fault._replace(field=fault.field or "result") for fault in faults]
+        raise InvalidResult(
+            f"cannot take that as the result of {self.name}: "
+            f"{'; '.join(f'{fault.field}: {fault.message}' for fault in named)}; give it as JSON that fits "
+            f"{self.contract.signature!r}",
+            method=self.name,
+            signature=self.contract.signature,
+            errors=[fault._asdict() for fault in named],
+        )
+
     def dump(self, result: object) -> bytes:
         """Check and encode a result.
 
@@ -184,9 +219,7 @@ class Method:
         try:
             return self._returns.encode(result)
         except ValidationError as error:
-            raise ResultRejected(
-                "; ".join(f"{e.field or 'result'}: {e.message}" for e in _field_errors("", error))
-            ) from error
+            raise ResultRejected(faults_of(error, "result")) from error
 
     def _takes(self) -> str:
         return ", ".join(p.name for p in self.parameters) or "no arguments"
@@ -218,11 +251,17 @@ def _validated(parameter: Parameter, plain: object, errors: list[FieldError]) ->
     try:
         return parameter.codec.validate(plain)
     except ValidationError as error:
-        errors += _field_errors(parameter.name, error)
+        errors += field_errors(parameter.name, error)
         return None
 
 
-def _field_errors(root: str, error: ValidationError) -> list[FieldError]:
+def faults_of(error: ValidationError, root: str = "value") -> str:
+    """Return what is wrong with a value, on one line."""
+    return "; ".join(f"{fault.field or root}: {fault.message}" for fault in field_errors("", error))
+
+
+def field_errors(root: str, error: ValidationError) -> list[FieldError]:
+    """Return what is wrong with a value, by field."""
     return [
         FieldError(".".join(filter(None, [root, *map(str, e["loc"])])), e["msg"], e["type"])
         for e in error.errors(include_url=False, include_context=False, include_input=False)

@@ -19,6 +19,7 @@ from aegisipc.sdk.errors import (
     CallExpired,
     CallInDoubt,
     CallTimeout,
+    DeadLettered,
     InvalidArguments,
     RemoteError,
     ServiceDefinitionError,
@@ -91,14 +92,9 @@ def raise_for_outcome(outcome: Outcome, target: str) -> NoReturn:
         case Mark.EXPIRED:
             raise _never_started(target, call_id)
         case Mark.IN_DOUBT:
-            raise CallInDoubt(
-                f"{target} was started by an instance that is gone, so it may have run; it is not run again "
-                "because its effect "
-                "is 'once' ('idempotent' or 'pure' would have let another instance run it). Find out what "
-                "happened before you "
-                "call again",
-                call_id=call_id,
-            )
+            raise _doubt(outcome, target, call_id)
+        case Mark.DEAD_LETTERED:
+            raise _dead_letter(outcome, target, call_id)
         case _:
             raise _failure(outcome, target, call_id)
 
@@ -109,6 +105,43 @@ def _never_started(target: str, call_id: str) -> CallExpired:
         call_id=call_id,
         may_have_started=False,
     )
+
+
+def _doubt(outcome: Outcome, target: str, call_id: str) -> CallInDoubt:
+    info = _info_of(outcome)
+    reason = info.message if info is not None else ""
+    return CallInDoubt(
+        f"{target} was started by an instance that is gone, so it may have run"
+        + (f" ({reason})" if reason else "")
+        + "; it is not run again because its effect is 'once' ('idempotent' or 'pure' would have let another "
+        "instance run it). Find out what happened before you call again",
+        call_id=call_id,
+        reason=reason,
+    )
+
+
+def _dead_letter(outcome: Outcome, target: str, call_id: str) -> DeadLettered:
+    info = _info_of(outcome)
+    given = info.details if info is not None else {}
+    attempts = given.get("attempts") if isinstance(given.get("attempts"), int) else None
+    reason = info.message if info is not None else ""
+    begun = f"was begun {attempts} times" if attempts is not None else "was begun several times"
+    return DeadLettered(
+        f"{target} {begun} and has no outcome: the instances that ran it are gone"
+        + (f" ({reason})" if reason else "")
+        + "; it is not begun again. Find out in their logs what it does to them before you call again",
+        call_id=call_id,
+        attempts=attempts,
+        reason=reason,
+        recorded=given,
+    )
+
+
+def _info_of(outcome: Outcome) -> ErrorInfo | None:
+    try:
+        return ErrorInfo.model_validate(decode(outcome.body or b""))
+    except (ValidationError, AegisError):
+        return None
 
 
 def _failure(outcome: Outcome, target: str, call_id: str) -> AegisError:

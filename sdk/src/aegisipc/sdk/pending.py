@@ -6,14 +6,15 @@ import asyncio
 from collections.abc import Callable
 from typing import Any, Final, Protocol
 
-from aegisipc.eventstore.calls import Outcome, Sessions, counts
+from aegisipc.eventstore.calls import Outcome, Sessions
 from aegisipc.eventstore.codec import TypeCodec
 from aegisipc.eventstore.errors import MalformedPayload
-from aegisipc.eventstore.frames import Mark, decode_calls, decode_pen
+from aegisipc.eventstore.frames import Mark, decode_calls
 from aegisipc.eventstore.ids import CallId, format_call_id, time_of
 from aegisipc.eventstore.log import Following, Log, Record, Start
-from aegisipc.eventstore.subjects import CALL, PEN, Subjects
+from aegisipc.eventstore.subjects import CALL, Subjects
 from aegisipc.sdk.core.caller import GRACE_NS, PendingCall
+from aegisipc.sdk.core.story import CallStory
 from aegisipc.sdk.errors import CallTimeout, CallUnknown
 from aegisipc.sdk.outcomes import error_of_fate, value_of
 
@@ -167,10 +168,10 @@ class Seeker:
         for entry in frame.entries:
             if entry.call_id == call_id:
                 deadline_ns = record.timestamp_ns + entry.timeout_ms * 1_000_000
-                pen = self.subjects.of_kind(place.service, place.group, PEN)
+                story = CallStory(self.subjects, place.service, place.group, call_id)
                 target = f"{place.service}.{entry.method}"
                 return AttachedCall(
-                    self.log, call_id, target, pen, seq=record.seq, deadline_ns=deadline_ns, codec=codec
+                    self.log, target, story, seq=record.seq, deadline_ns=deadline_ns, codec=codec
                 )
         return None
 
@@ -181,27 +182,28 @@ class AttachedCall:
     def __init__(
         self,
         log: Log,
-        call_id: CallId,
         target: str,
-        pen: str,
+        story: CallStory,
         *,
         seq: int,
         deadline_ns: int,
         codec: TypeCodec[Any] | None,
     ) -> None:
         self._log = log
-        self._raw = call_id
         self._target = target
-        self._pen = pen
+        self._story = story
         self._seq = seq
         self._deadline_ns = deadline_ns
         self._codec = codec
-        self._outcome: Outcome | None = None
 
     @property
     def call_id(self) -> str:
         """The id of the call."""
-        return format_call_id(self._raw)
+        return format_call_id(self._story.call_id)
+
+    @property
+    def _outcome(self) -> Outcome | None:
+        return self._story.outcome
 
     async def result(self, timeout: float | None = None) -> Any:
         """Wait for the outcome; see :class:`Pending`."""
@@ -223,19 +225,18 @@ class AttachedCall:
 
     async def _read_on(self, enough: Callable[[Outcome], bool], timeout_s: float | None) -> None:
         found = asyncio.Event()
-
-        latest: Mark | None = None
+        story = self._story.begin()
+        async for record in self._log.read([story.fence]):  # who held the pen when the call came in
+            if record.seq > self._seq:
+                break
+            story.apply(record)
 
         def look(record: Record) -> None:
-            nonlocal latest
-            for mark, body in _facts_in(record, self._raw):
-                if counts(latest, mark):
-                    latest = mark
-                    self._outcome = None if mark is Mark.CLAIMED else Outcome(self._raw, mark, body)
+            story.apply(record)
             if self._outcome is not None and enough(self._outcome):
                 found.set()
 
-        following = await self._log.follow([self._pen], look, start=Start(self._seq + 1))
+        following = await self._log.follow([story.pen, story.fence], look, start=Start(self._seq + 1))
         try:
             await following.caught_up(_CATCH_UP_S)
             await _found_or_failed(found, following, timeout_s)
@@ -255,15 +256,6 @@ async def _found_or_failed(found: asyncio.Event, following: Following, timeout_s
         finding.cancel()
         failing.cancel()
         await asyncio.wait({finding, failing})
-
-
-def _facts_in(record: Record, call_id: CallId) -> list[tuple[Mark, bytes | None]]:
-    try:
-        frame = decode_pen(record.payload)
-    except MalformedPayload:
-        return []
-    facts = zip(frame.entries, frame.bodies, strict=True)
-    return [(entry.mark, body) for entry, body in facts if entry.call_id == call_id]
 
 
 def _still_open(target: str, call_id: str, timeout_s: float | None) -> CallTimeout:

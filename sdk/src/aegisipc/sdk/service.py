@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Final, overload
+from typing import Any, Final, NoReturn, overload
 
 from aegisipc.eventstore.events import Contract, Effect
 from aegisipc.eventstore.names import check_name
 from aegisipc.sdk.errors import ServiceDefinitionError
+from aegisipc.sdk.health import HealthCheck
+from aegisipc.sdk.hooks import Hook, check_hook, check_seconds, name_of
 from aegisipc.sdk.method import Method
+from aegisipc.sdk.state_definition import StateDefinition
 
 CALL_OPTIONS: Final = frozenset({"resource_id", "returns", "timeout"})
 """Keyword arguments that every call has of its own: a method's parameter of that name could not be given."""
+
+_MAX_HANGING_QUESTIONS: Final = 8
+_RECONCILE_SHAPE: Final = "async def find_out(doubt: Doubt) -> Executed | NotExecuted | None"
 
 
 class Service:
@@ -40,6 +46,9 @@ class Service:
         self.max_running = max_running
         self.threads = threads
         self.methods: dict[str, Method] = {}
+        self.state = StateDefinition(name)
+        self.health_check: HealthCheck | None = None
+        self.reconciler: Hook | None = None
 
     @overload
     def method[F: Callable[..., Any]](self, function: F, /) -> F: ...
@@ -78,6 +87,137 @@ class Service:
             return target
 
         return register if function is None else register(function)
+
+    def on[F: Callable[..., Any]](self, event_type: Any, *, name: str | None = None) -> Callable[[F], F]:
+        """Apply events of a type to the state that the members of a group share.
+
+        The function gets each event that a handler emitted with ``ctx.emit``, once its call has succeeded:
+        on the active instance and on every standby, in log order. It must depend on nothing but the state and
+        the event, and do its work at once. The type is whatever Pydantic can validate. ``name`` (default: the
+        class's) is what the log calls it: keep it when you rename the class::
+
+            @positions.on(Filled)
+            def filled(event: Filled) -> None:
+                book[event.symbol] = book.get(event.symbol, 0) + event.quantity
+
+        Raises:
+            ServiceDefinitionError: the type or the function cannot be used, or the name is taken.
+            InvalidName: the name cannot be an event's.
+        """
+
+        def register(target: F) -> F:
+            self.state.add_event(event_type, target, name)
+            return target
+
+        return register
+
+    def snapshot[F: Callable[..., Any]](self, function: F, /) -> F:
+        """Give the whole shared state as one value, so that whoever joins need not read the log from its
+        start. The return annotation says as what it is saved and read back::
+
+            @positions.snapshot
+            def taken() -> dict[str, int]:
+                return book
+
+        Raises:
+            ServiceDefinitionError: the function cannot be used, or there is one already.
+        """
+        self.state.set_snapshot(function)
+        return function
+
+    def restore[F: Callable[..., Any]](self, function: F, /) -> F:
+        """Replace the whole shared state by one that :meth:`snapshot` gave; ``None``: start from nothing.
+
+        ::
+
+            @positions.restore
+            def restored(state: dict[str, int] | None) -> None:
+                book.clear()
+                book.update(state or {})
+
+        Raises:
+            ServiceDefinitionError: the function cannot be used, or there is one already.
+        """
+        self.state.set_restore(function)
+        return function
+
+    @overload
+    def health[F: Callable[..., Any]](self, function: F, /) -> F: ...
+    @overload
+    def health[F: Callable[..., Any]](
+        self, function: None = None, /, *, every_s: float = 1.0, timeout_s: float = 1.0
+    ) -> Callable[[F], F]: ...
+    def health[F: Callable[..., Any]](
+        self, function: F | None = None, /, *, every_s: float = 1.0, timeout_s: float = 1.0
+    ) -> F | Callable[[F], F]:
+        """Let a function, ``async`` or plain, say whether the service can do its work: it returns ``None`` or
+        ``True`` if so, and ``False`` or a text (the reason) if not. One that raises, or takes longer than
+        ``timeout_s``, counts as not. See :class:`~aegisipc.sdk.health.HealthCheck`::
+
+            @orders.health(every_s=1.0, timeout_s=1.0)
+            async def venue() -> str | None:
+                return None if session.is_logged_on else "the venue has logged us off"
+
+        Raises:
+            ServiceDefinitionError: the function or the times cannot be used, or there is one already.
+        """
+
+        def register(target: F) -> F:
+            if self.health_check is not None:
+                self._refuse_second("health", self.health_check.function)
+            self.health_check = HealthCheck(target, every_s=every_s, timeout_s=timeout_s)
+            return target
+
+        return register if function is None else register(function)
+
+    @overload
+    def reconcile[F: Callable[..., Any]](self, function: F, /) -> F: ...
+    @overload
+    def reconcile[F: Callable[..., Any]](
+        self, function: None = None, /, *, timeout_s: float = 10.0
+    ) -> Callable[[F], F]: ...
+    def reconcile[F: Callable[..., Any]](
+        self, function: F | None = None, /, *, timeout_s: float = 10.0
+    ) -> F | Callable[[F], F]:
+        """Let a function, ``async`` or plain, find out whether a call in doubt ran: it gets a ``Doubt`` and
+        returns ``Executed(result)``, ``NotExecuted()``, or ``None`` if it cannot tell; then it is asked again
+        later. One that raises, or takes longer than ``timeout_s``, could not tell::
+
+            @orders.reconcile
+            async def ask_the_venue(doubt: Doubt) -> Executed | NotExecuted | None:
+                order = await venue.find(client_order_id=doubt.call_id)
+                return NotExecuted("no such order") if order is None else Executed(Fill(order.price))
+
+        Raises:
+            ServiceDefinitionError: the function or the time cannot be used, or there is one already.
+        """
+
+        def register(target: F) -> F:
+            if self.reconciler is not None:
+                self._refuse_second("reconcile", self.reconciler.function)
+            check_seconds(f"@{self.name}.reconcile", timeout_s=timeout_s)
+            check_hook(target, f"@{self.name}.reconcile", takes=1, shape=_RECONCILE_SHAPE)
+            self.reconciler = Hook(target, timeout_s=timeout_s, max_hanging=_MAX_HANGING_QUESTIONS)
+            return target
+
+        return register if function is None else register(function)
+
+    def _refuse_second(self, kind: str, first: Callable[..., Any]) -> NoReturn:
+        raise ServiceDefinitionError(
+            f"cannot use @{self.name}.{kind} twice: {name_of(first)}() is it already, and there is one"
+        )
+
+    def check(self) -> None:
+        """Check what can only be checked once all is declared; done when an instance is made.
+
+        Raises:
+            ServiceDefinitionError: it has no methods, or not all that a shared state needs.
+        """
+        if not self.methods:
+            raise ServiceDefinitionError(
+                f"cannot run service {self.name!r}: it has no methods; add some with @service.method"
+            )
+        self.state.check()
 
     @property
     def contract(self) -> Contract:

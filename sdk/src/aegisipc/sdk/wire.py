@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-import msgpack
+import msgpack  # type: ignore[import-untyped]
 
 from aegisipc.eventstore.errors import MalformedPayload
 from aegisipc.eventstore.frames import MAX_ENTRIES, OUTCOMES

@@ -14,7 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Final, Self
 
-import msgpack
+import msgpack  # type: ignore[import-untyped]
 import structlog
 
 from aegisipc.eventstore.errors import (
@@ -39,6 +39,9 @@ from aegisipc.eventstore.nats.options import ConnectOptions
 from aegisipc.eventstore.nats.subscription import Subscription
 from aegisipc.eventstore.streams import LogOptions, create_log
 from aegisipc.eventstore.subjects import subjects_of
+from aegisipc.router.application.commands import Commands, Host
+from aegisipc.router.application.hints import DEFAULT_PROBE_MS, Hints
+from aegisipc.router.domain.commands import Desk
 from aegisipc.router.domain.decide import Decision, Policy, RouterIdentity, decide, elect, leads
 from aegisipc.router.domain.pulses import PulseBoard
 from aegisipc.router.domain.state import RouterState
@@ -54,6 +57,9 @@ _SHOWN: Final[dict[str, type]] = {
     "waiting": int,
     "open": int,
     "epoch": int,
+    "fenced": int,
+    "doubts": int,
+    "healthy": bool,
     "incarnation": str,
 }
 _UNREACHABLE: Final = (NotConnected, AckUnknown, NoResponders, LogFull, LogFailed)
@@ -62,7 +68,9 @@ _UNREACHABLE: Final = (NotConnected, AckUnknown, NoResponders, LogFull, LogFaile
 @dataclass(frozen=True, slots=True)
 class RouterOptions:
     """How to run a router. ``id`` defaults to a made-up one; ``log`` says how the streams are made, if they
-    are missing; its records must not age out.
+    are missing; its records must not age out. ``system_url`` carries credentials of the system account,
+    through which servers tell of connections that end. Live instances are probed every ``probe_ms`` (0: not
+    at all).
     """
 
     url: str
@@ -70,6 +78,8 @@ class RouterOptions:
     id: str | None = None
     log: LogOptions = field(default_factory=LogOptions)
     policy: Policy = field(default_factory=Policy)
+    system_url: str | None = field(default=None, repr=False)
+    probe_ms: int = DEFAULT_PROBE_MS
 
 
 class Router:
@@ -95,6 +105,8 @@ class Router:
         self._following: list[Following] = []
         self._subscriptions: list[Subscription] = []
         self._tasks: list[asyncio.Task[None]] = []
+        self._commands: Commands | None = None
+        self.hints = Hints(self.subjects, self.state, self.board, self.me, self._wake.set)
 
     # -- life -------------------------------------------------------------------------------------------
 
@@ -111,13 +123,18 @@ class Router:
         Raises:
             LogMisconfigured: the stream exists with another configuration, or records are to age out.
             NotConnected, BadCredentials, ServerUnsuitable: as the connection found it.
+            PermissionDenied: the user in ``system_url`` may not hear of connections.
         """
         _check_keeps(self.options.log)
         self._connection = await Connection.open(
             ConnectOptions(self.options.url, name=f"aegis:router:{self.me.id}")
         )
         try:
+            if self.options.system_url is not None:
+                await self.hints.listen(self.options.system_url)
             await self._replay(self._connection)
+            if self.options.probe_ms:
+                self.hints.probe(self._connection, self.options.probe_ms)
         except BaseException:
             await self.stop()
             raise
@@ -143,6 +160,8 @@ class Router:
         ]
         for following in self._following:
             await following.caught_up(_CATCH_UP_S)
+        self._commands = Commands(Host(self._desk, self._append, log, self._following[1], connection))
+        self._subscriptions += await self._commands.subscribe(connection, self.subjects)
         self.replay_s = time.monotonic() - began
         self._move(RouterEvent.CAUGHT_UP)
         _log.info(
@@ -155,6 +174,9 @@ class Router:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self._tasks = []
+        await self.hints.stop()
+        if self._commands is not None:
+            await self._commands.stop()
         if self._connection is not None:
             if leads(self.state, self.me):
                 await self._resign()
@@ -278,6 +300,9 @@ class Router:
         _log.info("decided", type=decision.event.type, subject=decision.subject, seq=appended.seq)
         return appended.seq
 
+    def _desk(self) -> Desk:
+        return Desk(self.state, self.board, self.me, self.options.policy, self.subjects)
+
     # -- what goes out ----------------------------------------------------------------------------------
 
     async def _pulse(self) -> None:
@@ -302,6 +327,7 @@ class Router:
 
     def status(self) -> dict[str, Any]:
         """Return what this router knows beside the topology: open calls and heartbeats. JSON-ready."""
+        counts = {f"{s}/{g}": self.state.counts(s, g) for s, g in sorted(self.state.calls)}
         return {
             "router": self.me.id,
             "phase": str(self.phase),
@@ -310,7 +336,10 @@ class Router:
             "decided": self.decided,
             "refused": self.refused,
             "skipped": self.skipped,
-            "open_calls": {f"{s}/{g}": len(calls.open) for (s, g), calls in sorted(self.state.calls.items())},
+            **self.hints.status(),
+            "open_calls": {place: count.open for place, count in counts.items()},
+            "claimed": {place: count.claimed for place, count in counts.items()},
+            "doubts": {place: count.doubts for place, count in counts.items()},
             "pulses": {
                 "/".join(key): {
                     "age_ms": max(0, self.board.now_ns - p.at_ns) // 1_000_000,

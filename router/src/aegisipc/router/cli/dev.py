@@ -28,6 +28,12 @@ def configure(parser: ArgumentParser) -> None:
         action="store_true",
         help="faster; should the machine die, and not only the program, two minutes of calls may be lost",
     )
+    parser.add_argument(
+        "--no-system-account",
+        action="store_true",
+        help="the router does not hear from the server that a connection ended: it waits for the silence, as "
+        "one without those credentials does",
+    )
     add_namespace_option(parser)
     add_json_option(parser)
     parser.set_defaults(usage_error=parser.error)
@@ -55,8 +61,10 @@ Run a nats-server and a router as children of this process, until SIGTERM or Ctr
 
 Everything is kept in --data and found again at the next start. Each write is synced to disk before it is
 acknowledged, unless --no-fsync is given. Prints a line that starts with 'ready', and the URL, once calls can
-be made. Should the router die, calls go on, and the server keeps running; should the server die, so does this
-(exit code 1). The children end with this process, even if it is killed.""",
+be made. The router listens to the server's system account, so that a standby takes over within milliseconds
+of a death, unless --no-system-account is given. Should the router die, calls go on, and the server keeps
+running; should the server die, so does this (exit code 1). The children end with this process, even if it is
+killed.""",
     examples="""\
 aegis dev
 aegis dev --data /tmp/trial --port 0 --no-fsync""",

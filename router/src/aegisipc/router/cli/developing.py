@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import shlex
 import signal
 import sys
 from argparse import Namespace
@@ -15,9 +17,11 @@ from typing import Any, Final
 from aegisipc.eventstore.cli import say
 from aegisipc.eventstore.cli.output import print_json
 from aegisipc.eventstore.errors import AegisError
+from aegisipc.eventstore.nats.options import Endpoint
 from aegisipc.eventstore.subjects import Subjects, subjects_of
 from aegisipc.router.infrastructure.child import ChildProcess
 from aegisipc.router.infrastructure.embedded import EmbeddedServer, PortInUse
+from aegisipc.router.infrastructure.server_config import SYSTEM_USER
 
 ROUTER_NAME: Final = "dev"
 """Always the same: a router that was killed with everything else leads again at once when it is back."""
@@ -27,6 +31,7 @@ _POLL_S: Final = 0.01
 _STOP_S: Final = 5.0
 _SERVER_START_S: Final = 60.0
 _TAIL_LINES: Final = 5
+_SYSTEM_URL: Final = "AEGIS_SYSTEM_URL"
 
 
 class RouterFailed(AegisError):
@@ -104,7 +109,14 @@ class Development:
     def _launch_router(self) -> ChildProcess:
         command = [sys.executable, "-m", "aegisipc.router.cli.main", "router", "--name", ROUTER_NAME]
         command += ["--url", self._server.url, "--namespace", self._args.namespace]
-        return ChildProcess(command, self._router_log)
+        return ChildProcess(command, self._router_log, env=self._router_environment())
+
+    def _router_environment(self) -> dict[str, str]:
+        """The password goes there: a command line is for everybody on the machine to see."""
+        env = {name: value for name, value in os.environ.items() if name != _SYSTEM_URL}
+        if not self._args.no_system_account:
+            env[_SYSTEM_URL] = self._server.system_url
+        return env
 
     async def _until_leading(self, router: ChildProcess) -> None:
         """Return once the router follows and some router leads: from then on instances are admitted.
@@ -158,6 +170,7 @@ class Development:
                     "data": str(server.data_dir),
                     "monitor_url": server.monitor_url,
                     "fsync": server.fsync,
+                    "system_account": not self._args.no_system_account,
                 }
             )
             return
@@ -195,8 +208,17 @@ class Development:
             f"the router (pid {router.pid}) died with exit code {router.exit_status.result()}; "
             f"its log: {self._router_log}\n"
             "calls go on, but no instance joins and no standby is promoted until there is another router:\n"
-            f"  aegis router {options}"
+            f"  aegis router {options}" + self._system_hint()
         )
+
+    def _system_hint(self) -> str:
+        """Where the other router finds the password that this one was given."""
+        if self._args.no_system_account:
+            return ""
+        place = Endpoint.parse(self._server.url)
+        password = f"$(cat {shlex.quote(str(self._server.system_password_path))})"
+        url = f'"nats://{SYSTEM_USER}:{password}@{place.host}:{place.port}"'
+        return f"\nit hears at once of instances that die if it is given\n  {_SYSTEM_URL}={url}"
 
     @staticmethod
     async def _ended(child: EmbeddedServer | ChildProcess) -> None:

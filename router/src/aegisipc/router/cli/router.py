@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from argparse import ArgumentParser, Namespace
 
 from aegisipc.eventstore.cli import Verb, add_connection_options, add_json_option, add_wait_option
@@ -17,6 +18,7 @@ def configure(parser: ArgumentParser) -> None:
         "--max-bytes", type=int, default=0, metavar="N", help="size limit of the log (default: 0, none)"
     )
     add_policy_options(parser)
+    _add_hint_options(parser)
     add_json_option(parser)
     add_connection_options(parser)
     add_wait_option(parser)
@@ -41,6 +43,26 @@ def add_policy_options(parser: ArgumentParser) -> None:
     )
 
 
+def _add_hint_options(parser: ArgumentParser) -> None:
+    """Add what tells of trouble sooner than silence, or where there is none."""
+    parser.add_argument(
+        "--system-url",
+        default=os.environ.get("AEGIS_SYSTEM_URL") or None,
+        metavar="URL",
+        help="the same servers with credentials of their system account (SYS): they tell of connections that "
+        "end, so a standby takes over within milliseconds of a death (default: $AEGIS_SYSTEM_URL, else the "
+        "second of silence is waited for); prefer the variable, for others can read command lines",
+    )
+    parser.add_argument(
+        "--probe-ms",
+        type=int,
+        default=1000,
+        metavar="MS",
+        help="how often the leading router asks each instance how it is; three questions in a row without an "
+        "answer make it suspected (default: %(default)s; 0: never)",
+    )
+
+
 def check_policy(args: Namespace) -> None:
     """Refuse limits that make no sense."""
     if args.suspect_after_ms < 1 or args.lost_after_ms < args.suspect_after_ms:
@@ -50,6 +72,8 @@ def check_policy(args: Namespace) -> None:
 def run(args: Namespace) -> int:
     """Run the router until SIGTERM or SIGINT."""
     check_policy(args)
+    if args.probe_ms < 0:
+        args.usage_error("--probe-ms is 0 (never) or more")
     if args.replicas < 1 or args.max_bytes < 0:
         args.usage_error("--replicas is at least 1; --max-bytes is 0 or more")
 
@@ -70,9 +94,14 @@ Run a router until SIGTERM or Ctrl-C.
 It makes the namespace's log where there is none (with --replicas and --max-bytes), reads it, and prints a
 line that starts with 'ready' once it follows. One of the routers of a namespace leads; the others take over
 when it is gone. Calls do not pass through a router: without any, calls go on, but nobody is
-promoted.""",
+promoted.
+
+An instance that is silent is suspected, and its standby promoted. With credentials of the servers' system
+account (--system-url) the router need not wait for the silence: it hears at once that a connection ended.
+Should it lose that account, it says so, works on by the pulses, and connects again when it can.""",
     examples="""\
 aegis router --url nats://127.0.0.1:4222
-aegis router --name router-1 --replicas 3 --max-bytes 4294967296""",
+aegis router --name router-1 --replicas 3 --max-bytes 4294967296
+AEGIS_SYSTEM_URL=nats://sys:PASSWORD@127.0.0.1:4222 aegis router""",
     serves=True,
 )

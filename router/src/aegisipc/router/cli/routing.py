@@ -28,6 +28,8 @@ async def route(args: Namespace) -> int:
         id=args.name,
         log=LogOptions(replicas=args.replicas, max_bytes=args.max_bytes),
         policy=Policy(suspect_after_ms=args.suspect_after_ms, lost_after_ms=args.lost_after_ms),
+        system_url=args.system_url,
+        probe_ms=args.probe_ms,
     )
     stopping = asyncio.Event()
     starting = asyncio.get_running_loop().create_task(patiently(lambda: _started(options), args.wait))
@@ -71,6 +73,7 @@ def _announce(args: Namespace, router: Router) -> None:
                 "pid": os.getpid(),
                 "position": router.state.position,
                 "replay_s": router.replay_s,
+                "system_account": router.status()["system_account"],
             }
         )
         return

@@ -1,8 +1,11 @@
-"""The fold of the heartbeat stream: who was last heard of, and when.
+"""The fold of the heartbeat stream: who was last heard of, and when; and of two hints beside it.
 
 Its clock is the stream itself: "now" is the server's timestamp of the newest pulse, and a router's own pulses
 keep it going. So a router that was cut off, frozen or slow judges nobody by its own troubles: time stood
 still for it, too.
+
+The hints are the server's word that a connection ended, and probes that nobody answers. Both count for
+nothing while the board itself hears nobody.
 """
 
 from __future__ import annotations
@@ -10,7 +13,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from typing import Any, Final, NamedTuple
 
-import msgpack
+import msgpack  # type: ignore[import-untyped]
 
 from aegisipc.eventstore.errors import MalformedPayload
 from aegisipc.eventstore.log import Record
@@ -19,6 +22,8 @@ from aegisipc.eventstore.subjects import Subjects
 MAX_SOURCES: Final = 10_000
 MAX_PULSE_BYTES: Final = 4096
 MAX_TEXT_CHARS: Final = 256
+MAX_MISSES: Final = 3
+"""So many probes in a row without an answer say that something is wrong."""
 
 type InstanceKey = tuple[str, str, str]
 """Service, group, instance."""
@@ -32,6 +37,36 @@ class Pulse(NamedTuple):
     report: dict[str, Any]
 
 
+class ConnectionId(NamedTuple):
+    """Which connection: ``client_id`` is its number at that run of a server, and never used there again."""
+
+    server: str
+    client_id: int
+
+
+class Disconnect(NamedTuple):
+    """The server's word that a connection ended, and why; ``at_ns`` is on the board's clock."""
+
+    at_ns: int
+    reason: str
+    client_id: int
+
+
+class ProbeFailure(NamedTuple):
+    """Probes in a row had no answer. ``at_ns`` is when the last one that it took was given up."""
+
+    at_ns: int
+    cause: str
+
+
+class _Probed(NamedTuple):
+    """What became of the probes of one run of an instance that has answered before."""
+
+    incarnation: str
+    misses: int = 0
+    failure: ProbeFailure | None = None
+
+
 class PulseBoard:
     """State of the fold. Bounded: beyond 10,000 sources, those heard of least recently are forgotten."""
 
@@ -43,13 +78,16 @@ class PulseBoard:
         self.now_ns = 0
         self.floor_ns = 0
         self.unreadable = 0
+        self._gap_ended_ns = 0
+        self._ended: OrderedDict[ConnectionId, Disconnect] = OrderedDict()
+        self._probed: OrderedDict[InstanceKey, _Probed] = OrderedDict()
 
     def apply(self, record: Record) -> None:
         """Fold one pulse."""
         if record.timestamp_ns - self.now_ns > self._gap_ns:
             # Nobody at all was heard for a while: the server or our link was away. Everybody gets a fresh
             # start.
-            self.floor_ns = record.timestamp_ns
+            self.floor_ns = self._gap_ended_ns = record.timestamp_ns
         self.now_ns = max(self.now_ns, record.timestamp_ns)
         try:
             place = self._subjects.parse_pulse(record.subject)
@@ -69,9 +107,74 @@ class PulseBoard:
         heard_ns = pulse.at_ns if pulse is not None and pulse.incarnation == incarnation else 0
         return max(0, self.now_ns - max(heard_ns, known_since_ns, self.floor_ns)) // 1_000_000
 
+    # -- connections that ended -------------------------------------------------------------------------
 
-def _put[K](board: OrderedDict[K, Pulse], key: K, pulse: Pulse) -> None:
-    board[key] = pulse
+    def connection_ended(self, connection: ConnectionId, *, reason: str, event_ns: int) -> None:
+        """Fold the server's word that a connection ended, at `event_ns` by that server's clock.
+
+        It is kept by connection: it may come before the last pulse that was sent through that one, and after
+        the first one through the next.
+        """
+        at_ns = max(self.now_ns, event_ns)
+        _put(self._ended, connection, Disconnect(at_ns, reason, connection.client_id))
+
+    def disconnected(self, key: InstanceKey, incarnation: str) -> Disconnect | None:
+        """Return how the connection ended through which that run of an instance gave its latest pulse.
+
+        ``None`` when it has not ended as far as anybody said, when there was a pulse through another one
+        since, and when nobody at all was heard around that time: then it was the server or our link that
+        had trouble, and whoever lives is about to connect again.
+        """
+        pulse = self.instances.get(key)
+        if pulse is None or pulse.incarnation != incarnation:
+            return None
+        ended = self._ended.get(_connection_of(pulse))
+        if ended is None or ended.at_ns > self.now_ns + self._gap_ns:  # our pulses are behind: read on first
+            return None
+        is_credible = pulse.at_ns <= ended.at_ns + self._gap_ns  # no pulse is so long under way
+        return ended if is_credible and ended.at_ns > self._gap_ended_ns + self._gap_ns else None
+
+    # -- probes -----------------------------------------------------------------------------------------
+
+    def probe_answered(self, key: InstanceKey, incarnation: str) -> None:
+        """That run of an instance answered a probe."""
+        _put(self._probed, key, _Probed(incarnation))
+
+    def probe_missed(
+        self, key: InstanceKey, incarnation: str, *, asked_ns: int, waited_ms: int, cause: str
+    ) -> None:
+        """A probe, sent when the board said `asked_ns`, had no answer for `waited_ms`: 0 when it was refused.
+
+        It counts only for a run that has answered before (older versions never do), and only if this router
+        heard others meanwhile: its own silence says nothing of anybody.
+        """
+        probed = self._probed.get(key)
+        if probed is None or probed.incarnation != incarnation:
+            return
+        passed_ns = self.now_ns - asked_ns
+        if asked_ns < self.floor_ns or passed_ns < waited_ms * 1_000_000 - self._gap_ns:
+            return
+        misses, failure = probed.misses + 1, probed.failure
+        if misses >= MAX_MISSES and failure is None:
+            failure = ProbeFailure(self.now_ns, f"{misses} probes in a row had no answer: {cause}")
+        _put(self._probed, key, _Probed(incarnation, misses, failure))
+
+    def probe_failed(self, key: InstanceKey, incarnation: str) -> ProbeFailure | None:
+        """Return why that run of an instance fails its probes, until it answers one."""
+        probed = self._probed.get(key)
+        return probed.failure if probed is not None and probed.incarnation == incarnation else None
+
+
+def _connection_of(pulse: Pulse) -> ConnectionId:
+    """Instances of older versions do not tell it: then it is that of nobody."""
+    server, client_id = pulse.report.get("server"), pulse.report.get("cid")
+    if isinstance(server, str) and isinstance(client_id, int):
+        return ConnectionId(server, client_id)
+    return ConnectionId("", 0)
+
+
+def _put[K, V](board: OrderedDict[K, V], key: K, value: V) -> None:
+    board[key] = value
     board.move_to_end(key)
     if len(board) > MAX_SOURCES:
         board.popitem(last=False)

@@ -18,7 +18,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from pathlib import Path
 
@@ -44,9 +44,16 @@ class ChildProcess:
     code, negative for a signal, as in ``subprocess``.
     """
 
-    def __init__(self, argv: Sequence[str], output: Path, keep_open: Sequence[int] = ()) -> None:
+    def __init__(
+        self,
+        argv: Sequence[str],
+        output: Path,
+        keep_open: Sequence[int] = (),
+        *,
+        env: Mapping[str, str] | None = None,
+    ) -> None:
         """Start ``argv`` and append its output to ``output``; ``keep_open`` are file descriptors it
-        inherits.
+        inherits, ``env`` is its environment (default: a copy of ours).
 
         Raises ``OSError`` when the interpreter or the output file cannot be opened. A program that cannot
         be executed shows as an exit with a message in ``output``.
@@ -55,14 +62,16 @@ class ChildProcess:
         self._started: Future[subprocess.Popen[bytes]] = Future()
         thread = threading.Thread(
             target=self._run,
-            args=(list(argv), output, tuple(keep_open)),
+            args=(list(argv), output, tuple(keep_open), None if env is None else dict(env)),
             name=f"child {argv[0]}",
             daemon=True,
         )
         thread.start()
         self._popen = self._started.result()
 
-    def _run(self, argv: list[str], output: Path, keep_open: tuple[int, ...]) -> None:
+    def _run(
+        self, argv: list[str], output: Path, keep_open: tuple[int, ...], env: dict[str, str] | None
+    ) -> None:
         command = [sys.executable, "-I", "-S", "-c", _LAUNCHER, str(os.getpid()), *argv]
         try:
             with output.open("ab") as log:
@@ -72,6 +81,7 @@ class ChildProcess:
                     stdout=log,
                     stderr=subprocess.STDOUT,
                     pass_fds=keep_open,
+                    env=env,
                     start_new_session=True,  # Ctrl-C is for us: we stop the child when we no longer need it
                 )
         except OSError as error:

@@ -75,6 +75,7 @@ class EmbeddedServer:
     ) -> None:
         self.data_dir = data_dir.absolute()
         self.log_path = self.data_dir / "nats-server.log"
+        self.system_password_path = self.data_dir / "system-password"
         self.fsync = fsync
         self._host = host
         self._requested_port = port
@@ -248,7 +249,7 @@ class EmbeddedServer:
     def _prepare_data_dir(self) -> None:
         self.data_dir.mkdir(parents=True, exist_ok=True)
         self._ports_dir.mkdir(exist_ok=True)
-        self._system_password = persistent_password(self.data_dir / "system-password")
+        self._system_password = persistent_password(self.system_password_path)
 
     @property
     def _ports_dir(self) -> Path:

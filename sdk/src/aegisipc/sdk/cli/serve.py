@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from argparse import ArgumentParser, Namespace
+from argparse import ArgumentParser, ArgumentTypeError, Namespace
+from typing import Final
 
 from aegisipc.eventstore.cli import Verb, add_connection_options, add_json_option, add_wait_option
+
+_PULSE_MS: Final = (10, 10_000)
 
 
 def configure(parser: ArgumentParser) -> None:
@@ -20,13 +23,36 @@ def configure(parser: ArgumentParser) -> None:
         help="a resource that the group serves; repeat it for more. Without any, join the service's pool",
     )
     parser.add_argument("--instance", metavar="ID", help="name of this instance (default: made up)")
+    parser.add_argument(
+        "--quarantine",
+        action="store_true",
+        help="accept and queue calls, but run none before an operator resumes the group (aegis resume)",
+    )
+    parser.add_argument(
+        "--pulse-ms",
+        type=_pulse_ms,
+        default=250,
+        metavar="MS",
+        help=f"time between two heartbeats, {_PULSE_MS[0]} to {_PULSE_MS[1]} (default: %(default)s)",
+    )
     add_json_option(parser)
     add_connection_options(parser)
     add_wait_option(parser)
 
 
+def _pulse_ms(text: str) -> int:
+    least, most = _PULSE_MS
+    try:
+        value = int(text)
+    except ValueError:
+        value = 0
+    if not least <= value <= most:
+        raise ArgumentTypeError(f"{text!r} is not a number of milliseconds from {least} to {most}")
+    return value
+
+
 def run(args: Namespace) -> int:
-    """Run the instance until SIGTERM or SIGINT."""
+    """Run the instance until SIGTERM, SIGINT or an operator's wish."""
     from aegisipc.eventstore.cli.running import run_async  # noqa: PLC0415 - see eventstore.cli
     from aegisipc.sdk.cli.loading import ServiceNotFound, load_service  # noqa: PLC0415 - as above
 
@@ -49,7 +75,7 @@ VERB = Verb(
     configure,
     run,
     description="""\
-Run one instance of a service until SIGTERM or Ctrl-C; then finish what runs and leave.
+Run one instance of a service until SIGTERM, Ctrl-C or 'aegis drain'; then finish what runs and leave.
 
 With --resource it joins the group that serves these resources: the first instance is active, further ones
 are standbys that take over when it is gone. Without, it joins the service's pool, and calls are shared out.

@@ -9,7 +9,7 @@ from typing import Final, NamedTuple
 from aegisipc.eventstore.calls import OpenCall
 from aegisipc.eventstore.codec import encode
 from aegisipc.eventstore.events import ErrorInfo
-from aegisipc.eventstore.frames import MAX_ENTRIES, Mark, PenEntry, PenFrame, encode_pen
+from aegisipc.eventstore.frames import MAX_ENTRIES, NO_CALL, Mark, PenEntry, PenFrame, encode_pen
 from aegisipc.eventstore.log import Expect
 from aegisipc.eventstore.tuples import new_tuple
 
@@ -34,6 +34,12 @@ CLAIMED_TOO_LATE: Final = encode(
 claimed it knows that it never started, and callers are told that it expired. (``EXPIRED`` itself does not
 count after a claim.)"""
 
+NOBODYS_CALL: Final = OpenCall(NO_CALL, "", "", None, 0, 0, b"")
+"""Stands in facts that are about no call."""
+
+_GLUED: Final = frozenset({Mark.EMITTED, Mark.EXECUTED})
+"""What has to be in one frame with the outcome that follows it: both exist, or neither."""
+
 
 class Identity(NamedTuple):
     """Who an instance is. ``incarnation`` and ``session`` tell this run from earlier ones of the same id."""
@@ -54,12 +60,16 @@ class Fact(NamedTuple):
 
 
 class Written(NamedTuple):
-    """A pen frame on its way, with what it says, and the fence it is written under (``None`` in a pool)."""
+    """A record of the pen's holder on its way, and the fence it is written under (``None`` in a pool).
+
+    ``facts`` is what a pen frame says; a snapshot of the group's state has none, and ``frame`` is ``None``.
+    """
 
     payload: bytes
     record_id: str
     expect: Expect | None
-    frame: PenFrame
+    epoch: int
+    frame: PenFrame | None
     facts: Sequence[Fact]
 
 
@@ -96,13 +106,7 @@ class Pen:
         """Make the next frame, or return ``None``; it is in flight until :meth:`settled` is called."""
         if not self._facts or self.in_flight is not None:
             return None
-        facts: list[Fact] = []
-        size = 0
-        while self._facts and len(facts) < MAX_ENTRIES:
-            size += 32 + len(self._facts[0].body or b"")
-            if facts and size > self._max_frame_bytes:
-                break
-            facts.append(self._facts.popleft())
+        facts = self._take()
         self._number += 1
         who = self._identity
         frame = PenFrame(
@@ -113,8 +117,51 @@ class Pen:
             [fact.body for fact in facts],
         )
         record_id = f"{who.session:x}.{who.instance}.{self._number}"
-        self.in_flight = self.last = Written(encode_pen(frame), record_id, expect, frame, facts)
+        self.in_flight = self.last = Written(encode_pen(frame), record_id, expect, epoch, frame, facts)
         return self.in_flight
+
+    def _take(self) -> list[Fact]:
+        facts: list[Fact] = []
+        size = 0
+        while self._facts and len(facts) < MAX_ENTRIES:
+            size += 32 + len(self._facts[0].body or b"")
+            if facts and size > self._max_frame_bytes:
+                break
+            facts.append(self._facts.popleft())
+        if self._facts:
+            self._keep_together(facts)
+        return facts
+
+    def _keep_together(self, facts: list[Fact]) -> None:
+        """What belongs to an outcome that did not fit goes with it, into the next frame."""
+        whole = len(facts)
+        while whole and facts[whole - 1].mark in _GLUED:
+            whole -= 1
+        if whole:
+            self._facts.extendleft(reversed(facts[whole:]))
+            del facts[whole:]
+            return
+        while self._facts and facts[-1].mark in _GLUED:  # all of it is one call's: over the limit, but whole
+            facts.append(self._facts.popleft())
+
+    def send(self, written: Written) -> Written:
+        """Another record of the holder goes out: pen frames wait for its fate."""
+        self.in_flight = written
+        return written
+
+    @property
+    def has_more(self) -> bool:
+        """Facts wait for the next frame."""
+        return bool(self._facts)
+
+    def waiting(self) -> list[Fact]:
+        """Return what waits for a frame."""
+        return list(self._facts)
+
+    def pending(self) -> list[Fact]:
+        """Return what is not known to be in the log: what waits, and what is in flight."""
+        flying = self.in_flight.facts if self.in_flight is not None else ()
+        return [*flying, *self._facts]
 
     def settled(self) -> None:
         """The fate of the frame in flight is known."""
@@ -123,6 +170,11 @@ class Pen:
     def recognise(self, payload: bytes) -> PenFrame | None:
         """Return the latest frame if `payload` is it: no need to decode what was just encoded."""
         return self.last.frame if self.last is not None and self.last.payload == payload else None
+
+    @property
+    def number(self) -> int:
+        """Number of the latest frame."""
+        return self._number
 
     def clear(self) -> None:
         """Drop everything: it must not be written any more."""

@@ -5,16 +5,17 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Protocol
+from dataclasses import dataclass, field
+from typing import Any, Protocol, runtime_checkable
 
 from aegisipc.eventstore.clock import ServerClock
 from aegisipc.eventstore.errors import AckUnknown, AegisError
 from aegisipc.eventstore.jetstream import JetStreamLog
 from aegisipc.eventstore.nats.connection import Connection
 from aegisipc.eventstore.subjects import Subjects
-from aegisipc.eventstore.topology import InstanceView
+from aegisipc.eventstore.topology import GroupView, InstanceView
 from aegisipc.sdk.core.pen import Identity
+from aegisipc.sdk.hosts.leftovers import Leftovers
 from aegisipc.sdk.service import Service
 
 
@@ -26,6 +27,7 @@ class Site:
     log: JetStreamLog
     subjects: Subjects
     clock: ServerClock
+    leftovers: Leftovers = field(default_factory=Leftovers)
 
     def now_ns(self) -> int:
         """Return the server's time, in Unix nanoseconds, as estimated."""
@@ -71,8 +73,20 @@ class Signal:
             raise AckUnknown(f"cannot {what} within {timeout_s:g} s") from None
 
 
+class RebuildNeeded(AegisError):
+    """State is ahead of the log: it holds what the log refused. Only a new incarnation, which builds it from
+    the log again, can go on.
+    """
+
+    code = "rebuild_needed"
+
+
 class Host(Protocol):
-    """Runs the calls of one incarnation of an instance."""
+    """Runs the calls of one incarnation of an instance.
+
+    It ends with a ``failure`` when it cannot go on; a :class:`RebuildNeeded` is an ordinary part of losing
+    the pen.
+    """
 
     signal: Signal
     failure: BaseException | None
@@ -87,6 +101,18 @@ class Host(Protocol):
         """Nothing runs here and everything that ran is in the log."""
         ...
 
+    @property
+    def group(self) -> GroupView | None:
+        """The group as the log tells it."""
+        ...
+
+    @property
+    def to_yield(self) -> int | None:
+        """The epoch that is held here and is to be yielded, once nothing of it is under way any more.
+        ``signal`` tells of a change.
+        """
+        ...
+
     def pulse(self) -> dict[str, Any]:
         """What a heartbeat tells beside the identity."""
         ...
@@ -99,8 +125,27 @@ class Host(Protocol):
         """Start nothing more."""
         ...
 
+    def hold(self, reason: str) -> None:
+        """Start nothing more until :meth:`release`; what runs goes on to its outcome. Idempotent."""
+        ...
+
+    def release(self) -> None:
+        """Start calls again. Idempotent."""
+        ...
+
     async def stop(self) -> None:
         """Let go of everything, at once."""
+        ...
+
+
+@runtime_checkable
+class SharesState(Protocol):
+    """A host whose service keeps state that the members of its group share."""
+
+    def state_digests(self) -> dict[str, dict[str, str]]:
+        """Return the latest checks of the state, by the sequence of the record: ``own`` is the digest of the
+        state here, ``log`` the one that the record tells; both are hexadecimal.
+        """
         ...
 
 

@@ -6,21 +6,26 @@ import asyncio
 from contextlib import suppress
 from typing import Any, Final
 
-import msgpack
+import msgpack  # type: ignore[import-untyped]
 import structlog
 
 from aegisipc.eventstore.errors import AegisError, MalformedPayload, WrongSequence
-from aegisipc.eventstore.events import decode_event
+from aegisipc.eventstore.events import Effect, decode_event
 from aegisipc.eventstore.group_commit import GroupCommit, OutFrame
-from aegisipc.eventstore.ids import CallId
 from aegisipc.eventstore.log import Appended, Following, Record
+from aegisipc.eventstore.log import Start as From
 from aegisipc.eventstore.nats.message import Message
 from aegisipc.eventstore.nats.subscription import Subscription
-from aegisipc.eventstore.topology import InstanceView
+from aegisipc.eventstore.topology import GroupView, InstanceView
 from aegisipc.sdk.core.member import GroupMember
 from aegisipc.sdk.core.pen import Start, Written
-from aegisipc.sdk.executor import Executor
-from aegisipc.sdk.hosts.base import HostParts, Signal, describe, max_body_bytes
+from aegisipc.sdk.executor import Done, Executor
+from aegisipc.sdk.hosts.base import HostParts, RebuildNeeded, Signal, describe, max_body_bytes
+from aegisipc.sdk.hosts.evidence import EvidenceWriter
+from aegisipc.sdk.hosts.resolving import Commands, Reconciliation
+from aegisipc.sdk.hosts.restoring import restore
+from aegisipc.sdk.reconciling import Reconciler
+from aegisipc.sdk.state import SharedState
 from aegisipc.sdk.wire import decode_ask, encode_outcomes
 
 _log = structlog.get_logger("aegisipc.instance")
@@ -40,25 +45,37 @@ class OwnedHost:
     def __init__(self, parts: HostParts) -> None:
         self._site, self._identity = parts.site, parts.identity
         self._loop = asyncio.get_running_loop()
-        self._member = GroupMember(
+        shared = SharedState(parts.service)
+        self._state = None if shared.is_empty else shared
+        self._effects = {name: method.effect for name, method in parts.service.methods.items()}
+        self.member = GroupMember(
             parts.identity,
-            {name: method.effect for name, method in parts.service.methods.items()},
+            self._effects,
             parts.site.subjects,
             max_running=parts.service.max_running,
             threaded=[name for name, method in parts.service.methods.items() if not method.is_async],
             max_threaded=parts.service.threads,
             max_frame_bytes=parts.site.log.max_record_bytes - 8192,
+            state=self._state,
         )
-        self._executor = Executor(
-            parts.service, parts.identity, parts.site.now_ns, max_body_bytes(parts.site.log)
+        max_bytes, who, subjects = max_body_bytes(parts.site.log), parts.identity, parts.site.subjects
+        self._executor = Executor(parts.service, who, parts.site.now_ns, max_bytes, self._state)
+        self._reconciliation = Reconciliation(
+            self.member,
+            Reconciler(parts.service, who, max_bytes, self._state),
+            spawn=self._spawn,
+            wake=self._pump,
         )
-        who = parts.identity
-        self._pen_subject = parts.site.subjects.pen(who.service, who.group, who.instance)
+        self._commands = Commands(self.member, parts.service, post=self._post, wake=self._pump)
+        self._evidence = EvidenceWriter(parts.site.log, subjects, who)
+        self._pen_subject = subjects.pen(who.service, who.group, who.instance)
+        self._state_subject = subjects.state(who.service, who.group, who.instance)
         self._commit = GroupCommit(parts.site.log, self, name=f"pen {who.instance}", on_failure=self._fail)
         self._following: Following | None = None
-        self._asked: Subscription | None = None
+        self._subscriptions: list[Subscription] = []
         self._ticker: asyncio.TimerHandle | None = None
-        self._running: set[asyncio.Task[None]] = set()
+        self._running: dict[asyncio.Task[None], Start] = {}
+        self._background: set[asyncio.Task[None]] = set()
         self._now_ns = parts.site.now_ns()
         self._is_pumping = False
         self._is_resuming = False
@@ -71,58 +88,106 @@ class OwnedHost:
     @property
     def me(self) -> InstanceView | None:
         """This incarnation as the log tells it."""
-        return self._member.me
+        return self.member.me
+
+    @property
+    def group(self) -> GroupView | None:
+        """The group as the log tells it."""
+        return self.member.group
 
     @property
     def is_quiet(self) -> bool:
         """Nothing runs here and everything that ran is in the log."""
-        return self._member.is_quiet
+        return self.member.is_quiet
+
+    @property
+    def to_yield(self) -> int | None:
+        """The epoch that is held here and is to be yielded, once nothing of it is under way any more."""
+        return self.member.to_yield
+
+    def state_digests(self) -> dict[str, dict[str, str]]:
+        """Return the latest checks of the shared state."""
+        checks = self.member.replica.checks
+        return {str(seq): {"own": check.own.hex(), "log": check.log.hex()} for seq, check in checks.items()}
 
     def pulse(self) -> dict[str, Any]:
         """What a heartbeat tells beside the identity."""
-        member = self._member
+        member = self.member
         return {
             "epoch": member.epoch if member.is_active else 0,
             "active": member.is_active,
             "running": member.running,
             "waiting": member.waiting,
             "open": len(member.calls.open),
+            "doubts": len(member.doubts),
+            "fenced": member.fenced_frames,
             "position": self._following.position if self._following else 0,
         }
 
     async def start(self) -> None:
         """Follow the group's log to its end, and answer questions about its calls."""
         who, site = self._identity, self._site
-        self._asked = await site.connection.subscribe(site.subjects.ask(who.service, who.group), self._on_ask)
+        covered = await restore(site, who, self.member, self._state)
+        self._subscriptions = [
+            await site.connection.subscribe(site.subjects.ask(who.service, who.group), self._on_ask),
+            await site.connection.subscribe(
+                site.subjects.tell(who.service, who.group), self._commands.on_tell
+            ),
+        ]
         self._following = await site.log.follow(
-            [site.subjects.group(who.service, who.group)], self._on_record
+            [site.subjects.group(who.service, who.group)], self._on_record, start=From(covered + 1)
         )
         await self._following.caught_up(_CATCH_UP_S)
+        if self.failure is not None:
+            raise self.failure
         self._tick()
 
     def drain(self) -> None:
         """Start nothing more."""
-        self._member.drain()
+        self.member.drain()
         self.signal.notify()
 
+    def hold(self, reason: str) -> None:
+        """Start nothing more until :meth:`release`."""
+        self.member.hold(reason)
+        self.signal.notify()
+
+    def release(self) -> None:
+        """Start calls again."""
+        self._now_ns = self._site.now_ns()
+        self.member.release(self._now_ns)
+        self._pump()
+
     async def stop(self) -> None:
-        """Let go of everything, at once."""
+        """Let go of everything, at once. ``once`` calls that run are left to their end, to tell of it."""
         if self._ticker is not None:
             self._ticker.cancel()
-        if self._asked is not None:
-            await self._asked.unsubscribe()
+        for subscription in self._subscriptions:
+            await subscription.unsubscribe()
         if self._following is not None:
             await self._following.stop()
         await self._commit.close()
-        await self._cancel_running()
+        self.member.retire()
+        self._commands.on_pen_lost()
+        ended = [*self._let_go_of_running(), *self._background]
+        for task in ended:
+            task.cancel()
+        if ended:
+            await asyncio.wait(ended, timeout=1.0)
         self._executor.close()
 
-    async def _cancel_running(self) -> None:
-        tasks = list(self._running)
-        for task in tasks:
-            task.cancel()
-        if tasks:
-            await asyncio.wait(tasks, timeout=1.0)
+    def _let_go_of_running(self) -> list[asyncio.Task[None]]:
+        """The pen is someone else's. What may run twice is cancelled; the others go on, and end as evidence.
+        Returns the cancelled ones.
+        """
+        cancelled = []
+        for task, start in list(self._running.items()):
+            if self._effects.get(start.call.method) is Effect.ONCE:
+                self._site.leftovers.adopt(task)
+            else:
+                task.cancel()
+                cancelled.append(task)
+        return cancelled
 
     def _fail(self, error: BaseException) -> None:
         self.failure = error
@@ -134,7 +199,7 @@ class OwnedHost:
         try:
             self._site.observe(record.timestamp_ns)
             self._now_ns = self._site.now_ns()
-            self._member.on_record(record, self._now_ns)
+            self.member.on_record(record, self._now_ns)
             self._pump()
         except BaseException as error:
             self._fail(error)
@@ -148,15 +213,15 @@ class OwnedHost:
             )  # deaf from here on: only a new incarnation reads the log again
             return
         self._now_ns = self._site.now_ns()
-        self._member.on_tick(self._now_ns)
+        self.member.on_tick(self._now_ns)
         self._pump()
         self._ticker = self._loop.call_later(_TICK_S, self._tick)
 
     def _on_ask(self, message: Message) -> None:
-        if not message.reply or not self._member.is_active:
+        if not message.reply or not self.member.is_active:
             return
         with suppress(MalformedPayload, AegisError):
-            found = self._member.answer(decode_ask(message.payload))
+            found = self.member.answer(decode_ask(message.payload))
             limit = self._site.log.max_record_bytes
             self._site.connection.publish_nowait(message.reply, encode_outcomes(found, limit))
 
@@ -167,12 +232,13 @@ class OwnedHost:
             return
         self._is_pumping = True
         try:
-            if self._member.step_downs != self._step_downs:
-                self._step_downs = self._member.step_downs
-                for task in self._running:
-                    task.cancel()
+            if self.member.step_downs != self._step_downs:
+                self._step_downs = self.member.step_downs
+                self._let_go_of_running()
+                self._commands.on_pen_lost()
+            self._reconciliation.add(self.member.take_doubts())
             budget = _SLICE
-            while budget > 0 and (starts := self._member.take_starts(budget)):
+            while budget > 0 and (starts := self.member.take_starts(budget)):
                 budget -= len(starts)
                 for start in starts:
                     self._run(start)
@@ -182,6 +248,17 @@ class OwnedHost:
         if budget <= 0 and not self._is_resuming:
             self._is_resuming = True
             self._loop.call_soon(self._resume)
+        if self.member.replica.spoiled is not None:
+            self._give_up_state()
+
+    def _give_up_state(self) -> None:
+        """The state here cannot be trusted. What ran is concluded, then a new incarnation builds it again."""
+        replica, member = self.member.replica, self.member
+        if self.failure is None and (not member.is_active or member.is_quiet):
+            _log.warning("state_given_up", instance=self._identity.instance, why=replica.spoiled)
+            self._fail(
+                replica.failure or RebuildNeeded(f"cannot go on with the state here: {replica.spoiled}")
+            )
 
     def _resume(self) -> None:
         self._is_resuming = False
@@ -191,60 +268,77 @@ class OwnedHost:
         # Eager: a handler that never waits finishes here, without a trip through the event loop.
         task = asyncio.Task(self._execute(start), loop=self._loop, eager_start=True)
         if not task.done():
-            self._running.add(task)
-            task.add_done_callback(self._running.discard)
+            self._running[task] = start
+            task.add_done_callback(self._forget)
+
+    def _forget(self, task: asyncio.Task[None]) -> None:
+        self._running.pop(task, None)
+
+    def _spawn(self, work: Any) -> None:
+        task: asyncio.Task[None] = self._loop.create_task(work)
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
 
     async def _execute(self, start: Start) -> None:
-        mark, body = await self._executor.execute(start.call, start.epoch)
+        done = await self._executor.execute(start.call, start.epoch)
         if not self._is_pumping:  # else it finished at once, within the turn that read the clock
             self._now_ns = self._site.now_ns()
-        if self._member.on_finished(start, mark, body, self._now_ns):
+        if self.member.on_finished(start, done.mark, done.body, self._now_ns, done.emitted):
             self._pump()
-            if self._member.is_draining:
-                self.signal.notify()
+            self._tell_of_rest()
         else:
-            _log.warning("outcome_too_late", call=start.call, epoch=start.epoch)
+            await self._too_late(start, done)
+
+    async def _too_late(self, start: Start, done: Done) -> None:
+        _log.warning("outcome_too_late", call=start.call, epoch=start.epoch)
+        if self._effects.get(start.call.method) is Effect.ONCE:
+            await self._evidence.tell(start.call, done)
+
+    def _tell_of_rest(self) -> None:
+        """Whoever waits for the calls to come to an end looks again."""
+        if self.member.is_blocked:
+            self.signal.notify()
 
     # -- frames (FrameSource) ---------------------------------------------------------------------------
 
     def next_frame(self) -> OutFrame | None:
         """Return the next pen frame."""
-        written = self._member.next_frame()
+        written = self.member.next_frame()
         return None if written is None else self._out(written)
 
     def _out(self, written: Written) -> OutFrame:
-        return OutFrame(
-            self._pen_subject, written.payload, written.record_id, written.expect, _FOREVER, written
-        )
+        subject = self._pen_subject if written.frame is not None else self._state_subject
+        return OutFrame(subject, written.payload, written.record_id, written.expect, _FOREVER, written)
 
-    def acked(self, frame: OutFrame, appended: Appended) -> None:  # noqa: ARG002 - where it is stored comes back by following
+    def acked(self, frame: OutFrame, appended: Appended) -> None:
         """The outcomes are durable: tell their callers, start what was claimed."""
         written: Written = frame.content
         self._now_ns = self._site.now_ns()
-        self._member.on_acked(written, self._now_ns)
-        for client, outcomes in self._member.replies(written).items():
-            self._reply(client, outcomes)
+        self.member.on_acked(written, self._now_ns)
+        for client, outcomes in self.member.replies(written).items():
+            self._post(self._site.subjects.reply(client), msgpack.packb(outcomes))
+        self._commands.on_acked(written, appended.seq)
         self._pump()
-        if self._member.is_draining:
-            self.signal.notify()
+        self._tell_of_rest()
 
-    def _reply(self, client: str, outcomes: list[tuple[CallId, int, bytes | None]]) -> None:
+    def _post(self, subject: str, payload: bytes) -> None:
         # A reply is a hint: what cannot be delivered now is asked for later.
         with suppress(AegisError):
-            self._site.connection.publish_nowait(self._site.subjects.reply(client), msgpack.packb(outcomes))
+            self._site.connection.publish_nowait(subject, payload)
 
     async def refused(self, frame: OutFrame, error: WrongSequence) -> OutFrame | None:
         """The fence moved: is the pen still ours?"""
         who = self._identity
         latest = await self._site.log.last(self._site.subjects.fence(who.service, who.group))
         event = None if latest is None else decode_event(latest.payload)
-        again = self._member.on_refused(frame.content, latest.seq if latest else 0, event)
+        again = self.member.on_refused(frame.content, latest.seq if latest else 0, event)
         if again is not None:
             return self._out(again)
         _log.warning(
             "fenced",
             instance=who.instance,
-            epoch=frame.content.frame.epoch,
+            epoch=frame.content.epoch,
+            frames=self.member.fenced_frames,
             now=repr(event),
             error=describe(error),
         )
@@ -257,7 +351,7 @@ class OwnedHost:
             "outcomes_not_written",
             error=describe(error),
             maybe_stored=maybe_stored,
-            epoch=frame.content.frame.epoch,
+            epoch=frame.content.epoch,
         )
-        self._member.on_lost_frame()
+        self.member.retire()
         self._fail(error)

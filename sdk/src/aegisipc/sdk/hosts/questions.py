@@ -8,14 +8,15 @@ from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from typing import Any, Final
 
-from aegisipc.eventstore.calls import Outcome, counts
+from aegisipc.eventstore.calls import Outcome
 from aegisipc.eventstore.errors import AegisError, MalformedPayload
-from aegisipc.eventstore.frames import Mark, decode_pen
+from aegisipc.eventstore.frames import OUTCOMES, Mark, decode_pen
 from aegisipc.eventstore.ids import CallId, time_of
 from aegisipc.eventstore.log import Record
 from aegisipc.eventstore.log import Start as From
 from aegisipc.eventstore.nats.message import Message
 from aegisipc.sdk.core.pool import PoolWorker
+from aegisipc.sdk.core.pool_facts import LookUp
 from aegisipc.sdk.hosts.base import Site
 from aegisipc.sdk.pending import SEEK_MARGIN_S
 from aegisipc.sdk.wire import MAX_ASKED, decode_ask, encode_outcomes
@@ -38,7 +39,7 @@ class Questions:
         *,
         follows_from: From,
         post: Callable[[str, bytes], None],
-        spawn: Callable[[Coroutine[Any, Any, None]], None],
+        spawn: Callable[[Coroutine[Any, Any, None]], object],
     ) -> None:
         self._site = site
         self._worker = worker
@@ -110,20 +111,19 @@ class Questions:
 
     async def _find_older(self, call_ids: list[CallId]) -> None:
         """Read from the time in the oldest id to where following began."""
-        latest: dict[CallId, Mark | None] = dict.fromkeys(call_ids)
+        look_up = LookUp(frozenset(call_ids))
         start_ms = min(time_of(call_id) for call_id in call_ids) - SEEK_MARGIN_S * 1000
         start = From(time_ns=max(0, start_ms * 1_000_000))
         async for record in self._site.log.read([self._pen_filter], start=start):
             if record.seq >= self._follows_from.seq:
                 break
-            for mark, call_id, body in _facts(record):
-                if call_id in latest and counts(latest[call_id], mark):
-                    latest[call_id] = mark
-                    if mark is not Mark.CLAIMED:
-                        self._worker.on_found(Outcome(call_id, mark, body), record.seq)
+            for mark, call_id, body in look_up.read(record, self._site.subjects.parse(record.subject).who):
+                if mark in OUTCOMES:
+                    self._worker.on_found(Outcome(call_id, mark, body), record.seq)
+        known = look_up.result()
         if len(self._in_vain) > _MAX_IN_VAIN:
             self._in_vain.clear()
-        self._in_vain.update(i for i, mark in latest.items() if mark is None or mark is Mark.CLAIMED)
+        self._in_vain.update(i for i in call_ids if i not in known or known[i].mark not in OUTCOMES)
 
 
 def _facts(record: Record) -> list[tuple[Mark, CallId, bytes | None]]:
