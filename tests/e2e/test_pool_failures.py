@@ -13,16 +13,17 @@ from typing import Any
 
 import pytest
 
-from aegisipc.eventstore.frames import Mark
+from aegisipc.eventstore.frames import Mark, decode_pen
 from aegisipc.eventstore.ids import parse_call_id
 from aegisipc.eventstore.nats.connection import Connection
 from aegisipc.eventstore.nats.options import ConnectOptions
-from aegisipc.eventstore.subjects import subjects_of
+from aegisipc.eventstore.subjects import PEN, subjects_of
 from aegisipc.sdk import Executed, NotExecuted
 from aegisipc.sdk.errors import CallInDoubt, DeadLettered
 from aegisipc.sdk.hosts.pool import PoolHost
 from aegisipc.sdk.hosts.pool_consumer import ACK_WAIT_S
 from tests.e2e.kit import Place, Running
+from tests.e2e.kit_log import records
 from tests.e2e.kit_operator import ask, command
 from tests.e2e.pool_worker import POISON, pool
 from tests.support.waiting import eventually
@@ -140,6 +141,8 @@ async def test_a_call_that_was_found_not_to_have_run_is_run_by_whoever_has_its_f
 
 
 async def test_the_eldest_worker_resolves_a_doubt_whose_frame_another_one_has(place: Place) -> None:
+    eldest = await place.serve(pool(), instance="w0")
+    eldest.host.hold("it shall not have the frame")
     client = await place.client()
     async with child(place, "w1", "stuck") as dying:
         call = await client.submit("pool.pay", 7, timeout=60)
@@ -148,18 +151,45 @@ async def test_the_eldest_worker_resolves_a_doubt_whose_frame_another_one_has(pl
         await dying.kill()
     with pytest.raises(CallInDoubt):
         await call.result()
-    worker = host_of(holder)._worker
-    other = await place.serve(pool(), instance="w3")
-    await eventually(lambda: worker.doubts, within_s=MUCH_S, what="the doubt at its holder")
-    message_to = host_of(other).doubts
-    assert not host_of(other)._worker.doubts
     call_id = parse_call_id(call.call_id)
-    found = await message_to._find(call_id)
-    known = host_of(other)._worker.facts.get(call_id)
-    assert known is not None
-    assert (found.call_id, known.mark, known.claimed_by) == (call_id, Mark.IN_DOUBT, "w1")
+    assert list(host_of(holder)._worker.doubts) == [call_id]
+    assert host_of(eldest)._worker.is_eldest
+    told = await resolve(place, call.call_id, executed=False)
+    assert told["ok"] is True
+    assert await call.settled(MUCH_S) == 7
+    counts = await place.recount()
+    assert (counts.claims[call_id], counts.writers[call_id]) == (2, "w2")
     unknown = await resolve(place, "019a9e6e-8d5b-7000-8000-3b9aca000001", executed=False)
     assert unknown["error"]["code"] == "unknown_call"
+    nonsense = await resolve(place, "x", executed=False)
+    assert nonsense["error"]["code"] == "invalid_request"
+
+
+async def test_the_late_outcome_of_a_worker_that_was_taken_for_lost_ends_the_doubt(place: Place) -> None:
+    ended, started = asyncio.Event(), asyncio.Event()
+
+    def wait(*_: object) -> Any:
+        started.set()
+        return ended.wait()
+
+    first = await place.serve(pool(wait), instance="w1")
+    client = await place.client()
+    call = await client.submit("pool.pay", 7, timeout=60)
+    await started.wait()
+    former = first.incarnation
+    await place.serve(pool(), instance="w2")
+    await first.fall_silent()
+    await eventually(lambda: first.incarnation not in ("", former), within_s=MUCH_S, what="its next run")
+    with pytest.raises(CallInDoubt):
+        await call.result()
+    ended.set()
+    assert await call.settled(MUCH_S) == 7
+    assert Mark.EXECUTED in await marks_in(place)
+    counts = await place.recount()
+    assert [mark for mark, _ in counts.outcomes[parse_call_id(call.call_id)]] == [
+        Mark.IN_DOUBT,
+        Mark.SUCCEEDED,
+    ]
 
 
 @pytest.mark.parametrize("is_executed", [True, False])
@@ -258,6 +288,12 @@ async def test_a_worker_whose_event_loop_stands_still_is_doubled_only_if_that_do
         assert runs == {"echo": 1}
 
 
+async def marks_in(place: Place) -> set[Mark]:
+    """What is said of calls in the log."""
+    pens = [r for r in await records(place) if subjects_of(place.namespace).parse(r.subject).kind == PEN]
+    return {entry.mark for record in pens for entry in decode_pen(record.payload).entries}
+
+
 async def consumer_info(place: Place, connection: Connection) -> dict[str, Any]:
     stream = subjects_of(place.namespace).stream
     answer = await connection.request(f"$JS.API.CONSUMER.INFO.{stream}.pool-pool", b"", timeout_s=5)
@@ -321,14 +357,18 @@ async def test_a_worker_that_is_held_hands_its_calls_to_another_one_and_goes_on_
         return ended.wait()
 
     first = await place.serve(pool(wait, max_running=2), instance="w1")
+    second = await place.serve(pool(), instance="w2")
+    second.host.hold("it is not its turn yet")
     client = await place.client()
-    calls = [await client.submit("pool.echo", n, timeout=60) for n in range(6)]
-    await eventually(lambda: len(runs) == 2, within_s=MUCH_S, what="two calls")
+    worker = host_of(first)._worker
+    bursts = [[client.submit("pool.echo", n, timeout=60) for n in ns] for ns in ((0, 1, 2), (3, 4, 5))]
+    calls = [call for burst in bursts for call in await asyncio.gather(*burst)]
+    await eventually(lambda: len(runs) == 2 and worker.waiting, within_s=MUCH_S, what="a full worker")
     first.host.hold("not well")
-    await place.serve(pool(), instance="w2")
-    assert [await call.result() for call in calls[2:]] == [2, 3, 4, 5]
+    second.host.release()
     ended.set()
-    assert [await call.result() for call in calls[:2]] == [0, 1]
+    assert [await call.result() for call in calls] == list(range(6))
     assert len(runs) == 2
+    assert Mark.ATTEMPTED not in await marks_in(place)  # what is given back is under no suspicion
     first.host.release()
     await eventually(lambda: host_of(first).consumer._pulls, within_s=MUCH_S, what="its next pull")

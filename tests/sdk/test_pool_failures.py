@@ -199,6 +199,7 @@ def test_the_last_attempt_is_made_with_nothing_else_running_in_the_worker(
     late, more = stored_frame(log, client, a_call("get"))
     rig.hand(late, more, "t3")
     assert rig.started() == ids(others)
+    assert rig.store() is None
     assert rig.core.wants == 0
     rig.finish(ids(others)[0])
     assert (Mark.ATTEMPTED, call) in marks(rig.write())

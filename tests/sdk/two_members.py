@@ -64,6 +64,7 @@ class TwoMembers:
         self.holder: tuple[str, str] | None = None
         self.epoch = 0
         self.is_handing_over = False
+        self.testified: set[bytes] = set()
         self._seen: dict[str, set[int]] = {}
         self._serial = 0
         for name in NAMES:
@@ -176,6 +177,19 @@ class TwoMembers:
             rig.read(1)
             self.collect(name)
 
+    def busy(self) -> list[str]:
+        """The members in which handlers run, be it for an epoch that is over."""
+        return [name for name in NAMES if self.rigs[name].running]
+
+    def late(self) -> list[tuple[str, int]]:
+        """The handlers that run for an epoch that is over, as their members know it."""
+        return [
+            (name, which)
+            for name in NAMES
+            for which, start in enumerate(self.rigs[name].running)
+            if not self.rigs[name].core.is_active or start.epoch != self.rigs[name].core.epoch
+        ]
+
     def end_handler(
         self, name: str, which: int, mark: Mark, events: int = 0, *, testifies: bool = True
     ) -> None:
@@ -193,6 +207,7 @@ class TwoMembers:
         in_time = rig.finish_start(start, body, mark, emitted)
         if not in_time and start.call.method == "pay" and testifies:
             rig.testify(start.call.call_id, body, mark, emitted)
+            self.testified.update(emitted)
         self.collect(name)
 
     def _event(self) -> bytes:

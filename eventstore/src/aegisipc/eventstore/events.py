@@ -74,8 +74,8 @@ class Resolution(BaseModel):
     author: str = Field(max_length=MAX_AUTHOR)
     reason: str = Field(default="", max_length=MAX_REASON)
     doubt_seq: int = 0
-    """Where the doubt stands in the log, in a pool: a resolution that comes late, after another doubt, does not
-    count there. (In an owned group only the holder writes.)
+    """Where the doubt stands in the log, in a pool: a resolution that comes late, after another doubt, does
+    not count there. (In an owned group only the holder writes.)
     """
 
 

@@ -138,6 +138,10 @@ class Subjects:
         """Commands to the holder of the pen (plain NATS)."""
         return f"aegis.{self.namespace}.tell.{service}.{group}"
 
+    def peers(self, service: str, group: str) -> str:
+        """What workers of a pool tell each other (plain NATS, hints)."""
+        return f"aegis.{self.namespace}.peers.{service}.{group}"
+
     def probe(self, service: str, group: str, instance: str) -> str:
         """Questions to one instance about itself (plain NATS)."""
         return f"aegis.{self.namespace}.probe.{service}.{group}.{instance}"

@@ -126,13 +126,19 @@ class Pen:
     def _without_successor(
         self, holder: InstanceView, handover: Handover, trouble: Trouble | None
     ) -> ev.Event | None:
-        if trouble is not None:
-            return self._fail_over(holder, trouble)
+        """Called off, unless another one can replace a holder in doubt. It is even if that holder is the only
+        one left: it may live, and waits for this. Only if both are in doubt, they are given time.
+        """
+        failover = self._fail_over(holder, trouble) if trouble is not None else None
+        if failover is not None:
+            return failover
         to = self.group.instances.get(handover.to)
         if to is None or to.incarnation != handover.to_incarnation:
-            why = "that run of it is over"
-        else:
-            why = why_unfit(self.state, self.board, to, self.policy) or "it can not"
+            return self._cancel(f"{handover.to!r} cannot take over: that run of it is over")
+        is_early = self._since_ms(handover.since_ns) < self.policy.handover_ms
+        if trouble is not None and to.is_eligible and is_early:
+            return None
+        why = why_unfit(self.state, self.board, to, self.policy) or "it can not"
         return self._cancel(f"{handover.to!r} cannot take over: {why}")
 
     def _fail_over(

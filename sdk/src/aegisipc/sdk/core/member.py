@@ -38,6 +38,7 @@ from aegisipc.sdk.core.replica import Replica, State
 from aegisipc.sdk.core.schedule import Schedule
 from aegisipc.sdk.core.snapshots import Snapshots
 from aegisipc.sdk.core.suspects import MAX_ATTEMPTS, Suspects, dead_letter
+from aegisipc.sdk.core.unwritten import Unwritten, unwritten
 
 
 class GroupMember:
@@ -82,6 +83,9 @@ class GroupMember:
         self.snapshots = Snapshots(self._pen, self.replica, lambda: self.calls, max_bytes=max_frame_bytes)
         self._starts: list[Start] = []
         self._is_held_back = False
+        self._given_up = 0
+        """The epoch that was given up here before the log, as far as it was read, said who holds the pen."""
+        self._unwritten: list[Unwritten] = []
 
     # -- what it knows ----------------------------------------------------------------------------------
 
@@ -251,6 +255,13 @@ class GroupMember:
         """
         return self.doubts.take_fresh() if self.is_active else []
 
+    def take_unwritten(self) -> list[Unwritten]:
+        """Return the outcomes of calls that ran here and that the log will never have from the pen: to be
+        told as evidence. Each is given once.
+        """
+        taken, self._unwritten = self._unwritten, []
+        return taken
+
     def next_frame(self) -> Written | None:
         """Return what to write next, or ``None``. Only one frame may be in flight: tell its fate before
         asking again.
@@ -298,7 +309,7 @@ class GroupMember:
             return written._replace(expect=self._fence())
         self.fenced_frames += 1
         if written.epoch == self.epoch:  # else it is of an earlier epoch of ours: only the frame is lost
-            self._step_down()
+            self._give_up()
         self._pen.settled()
         return None
 
@@ -316,8 +327,15 @@ class GroupMember:
         """Give the pen up: a frame cannot be written at all, and to go on would leave a hole in what was
         promised; or nothing more is to be written from here.
         """
-        self._step_down()
+        self._give_up()
         self._pen.settled()
+
+    def _give_up(self) -> None:
+        """Step down, for good as far as this epoch goes: what is read next may still name this instance as
+        its holder.
+        """
+        self._given_up = self.epoch
+        self._step_down()
 
     @staticmethod
     def replies(written: Written) -> dict[str, list[tuple[CallId, int, bytes | None]]]:
@@ -362,8 +380,8 @@ class GroupMember:
         """Hold the pen from here on: at this point of the log every open call of the group is known."""
         if self.is_active:
             self._step_down()
-        if self.replica.spoiled is not None:
-            return  # a new incarnation will have to come
+        if self.replica.spoiled is not None or group.epoch == self._given_up:
+            return  # a new incarnation will have to come, or a new epoch
         self.is_active = True
         self.epoch, self._fence_seq = group.epoch, group.fence_seq
         self._taken_over_at = group.fence_seq if group.epoch > 1 else 0
@@ -381,7 +399,9 @@ class GroupMember:
             return
         self.is_active = False
         self.step_downs += 1
-        self.replica.on_pen_lost(self._folded_number)
+        lost = self._pen.lost(self._folded_number)
+        self.replica.on_pen_lost(lost)
+        self._unwritten += unwritten(lost, self._effects)
         self._pen.clear()
         self._schedule.clear()
         self._suspects.clear()

@@ -154,14 +154,13 @@ class Pen:
         """Facts wait for the next frame."""
         return bool(self._facts)
 
-    def waiting(self) -> list[Fact]:
-        """Return what waits for a frame."""
-        return list(self._facts)
-
-    def pending(self) -> list[Fact]:
-        """Return what is not known to be in the log: what waits, and what is in flight."""
-        flying = self.in_flight.facts if self.in_flight is not None else ()
-        return [*flying, *self._facts]
+    def lost(self, folded_number: int) -> list[Fact]:
+        """Return what will never be in the log when the pen goes elsewhere, and of the own frames those up to
+        `folded_number` have been read back: what waits, and what is in flight and not among them.
+        """
+        flying = self.in_flight
+        is_folded = flying is None or flying.frame is None or flying.frame.number <= folded_number
+        return [*(() if is_folded or flying is None else flying.facts), *self._facts]
 
     def settled(self) -> None:
         """The fate of the frame in flight is known."""

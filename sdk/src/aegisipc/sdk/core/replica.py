@@ -16,7 +16,7 @@ from aegisipc.eventstore.calls import OpenCall
 from aegisipc.eventstore.codec import encode
 from aegisipc.eventstore.events import ErrorInfo
 from aegisipc.eventstore.frames import MAX_ENTRIES, Mark
-from aegisipc.sdk.core.pen import NOBODYS_CALL, Pen
+from aegisipc.sdk.core.pen import NOBODYS_CALL, Fact, Pen
 
 MAX_EVENTS: Final = MAX_ENTRIES - 2
 """Events of one call: they have to fit into a frame with its outcome, and with the note that ends a doubt."""
@@ -132,11 +132,8 @@ class Replica:
         if check.own != check.log:
             self.spoiled = f"it differs from the holder's at {seq}"
 
-    def on_pen_lost(self, folded_number: int) -> None:
-        """The pen is someone else's: what is not in the log by now never will be."""
-        flying = self._pen.in_flight
-        is_folded = flying is None or flying.frame is None or flying.frame.number <= folded_number
-        lost = self._pen.waiting() if is_folded else self._pen.pending()
+    def on_pen_lost(self, lost: Sequence[Fact]) -> None:
+        """The pen is someone else's, and `lost` will never be in the log."""
         if any(fact.mark is Mark.EMITTED for fact in lost):
             self.spoiled = "it is ahead of the log: events were applied that the log refused"
 

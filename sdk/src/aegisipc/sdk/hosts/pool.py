@@ -26,7 +26,6 @@ from aegisipc.sdk.hosts.base import HostParts, Signal, describe, max_body_bytes
 from aegisipc.sdk.hosts.pool_consumer import (
     ACK,
     IN_PROGRESS,
-    NAK,
     NAK_LATER,
     PROGRESS_S,
     Handed,
@@ -182,8 +181,7 @@ class PoolHost:
         await self.consumer.stop()
         # Only now: else our own pulls would get these frames again.
         held = [delivery.token for delivery in self._worker.deliveries.values()]
-        for token in [*held, *self.consumer.unchecked()]:
-            self.consumer.tell(token, NAK)
+        self.consumer.give_back([*held, *self.consumer.unchecked()])
         if self._following is not None:
             await self._following.stop()
         await self._commit.close()
@@ -212,7 +210,7 @@ class PoolHost:
     def _take(self, handed: Handed, known: Mapping[CallId, Known] | None) -> None:
         self._site.observe(handed.record.timestamp_ns)
         if not self._worker.standing.keeps_frames:
-            self.consumer.tell(handed.token, NAK)
+            self.consumer.give_back([handed.token])
             return
         self._worker.on_frame(
             handed.token,
@@ -221,7 +219,7 @@ class PoolHost:
             known or {},
             self._site.now_ns(),
             is_again=known is not None,
-            is_suspect=handed.delivered > 1,
+            is_suspect=self.consumer.is_suspect(handed),
         )
         self._pump()
 
@@ -271,10 +269,12 @@ class PoolHost:
             )
         self.doubts.on_resolved(self._worker.take_resolved())
         frames = self._worker.frames
-        for tokens, word in ((frames.acks, ACK), (frames.naks, NAK), (frames.laters, NAK_LATER)):
+        for tokens, word in ((frames.acks, ACK), (frames.laters, NAK_LATER)):
             for token in tokens:
                 self.consumer.tell(token, word)
             tokens.clear()
+        self.consumer.give_back(frames.naks)
+        frames.naks.clear()
         self._commit.kick()
         self.consumer.pull()
 

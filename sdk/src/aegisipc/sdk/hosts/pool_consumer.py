@@ -8,6 +8,10 @@ of the log.
 A frame that is not heard of for a second goes to another worker. So a worker that is dead, or whose event
 loop stands still, is replaced within about that time; one whose handlers are slow is not, as its event loop
 goes on telling that it has the frame.
+
+A frame that is handed out again makes suspects of its calls, as the worker before may have died of one of
+them. A worker that gives a frame back did not, and says so to the others; who misses that is more careful
+than need be.
 """
 
 from __future__ import annotations
@@ -15,13 +19,14 @@ from __future__ import annotations
 import asyncio
 import json
 import secrets
-from collections.abc import Callable, Coroutine, Iterator, Mapping
+from collections import OrderedDict
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Final, NamedTuple
 
 import structlog
 
-from aegisipc.eventstore.errors import AegisError, MalformedPayload
+from aegisipc.eventstore.errors import AegisError, MalformedPayload, PermissionDenied
 from aegisipc.eventstore.frames import CallFrame, decode_calls
 from aegisipc.eventstore.ids import CallId
 from aegisipc.eventstore.jetstream_api import AckPlace, api_error, parse_ack_subject
@@ -59,6 +64,7 @@ _MAX_CHECKED: Final = 32
 many.
 """
 _MAX_FRAME_CALLS: Final = 64
+_MAX_RETURNED: Final = 10_000
 
 
 class Handed(NamedTuple):
@@ -94,6 +100,9 @@ class PoolConsumer:
         self._calls_filter = site.subjects.of_kind(identity.service, identity.group, CALL)
         self._pen_filter = site.subjects.of_kind(identity.service, identity.group, PEN)
         self._inbox = f"_INBOX.pull-{secrets.token_hex(10)}"
+        self._peers_subject = site.subjects.peers(identity.service, identity.group)
+        self._peers: Subscription | None = None
+        self._returned: OrderedDict[int, int] = OrderedDict()
         self._subscription: Subscription | None = None
         self._unlisten: Callable[[], None] | None = None
         self._pulls = 0
@@ -118,6 +127,8 @@ class PoolConsumer:
         self._doubtful_before = max(self._doubtful_before, first_followed)
         self._is_sure = self._check == 0
         await self.ensure()
+        with suppress(PermissionDenied):  # without it, all are only more careful
+            self._peers = await self._site.connection.subscribe(self._peers_subject, self._on_returned)
         self._subscription = await self._site.connection.subscribe(self._inbox, self._on_pulled)
 
     async def stop(self) -> None:
@@ -125,12 +136,34 @@ class PoolConsumer:
         if self._unlisten is not None:
             self._unlisten()
         self._check += 1
-        if self._subscription is not None:
-            await self._subscription.unsubscribe()
+        for subscription in (self._subscription, self._peers):
+            if subscription is not None:
+                await subscription.unsubscribe()
 
     def unchecked(self) -> Iterator[str]:
         """Iterate over the tokens of the frames that nobody else has, and that were not taken yet."""
         return (handed.token for handed in [*self._in_check, *self._doubtful])
+
+    def give_back(self, tokens: Sequence[str]) -> None:
+        """Let other workers have frames, none of which has done any harm here."""
+        if tokens:
+            seqs = [parse_ack_subject(token).stream_seq for token in tokens]
+            if self._peers is not None:
+                self.tell(self._peers_subject, json.dumps(seqs).encode())
+        for token in tokens:
+            self.tell(token, NAK)
+
+    def _on_returned(self, message: Message) -> None:
+        """A worker gave frames back."""
+        with suppress(ValueError, TypeError, KeyError):
+            for seq in json.loads(message.payload)[:_MAX_RETURNED]:
+                self._returned[seq] = self._returned.pop(seq, 0) + 1
+        while len(self._returned) > _MAX_RETURNED:
+            self._returned.popitem(last=False)
+
+    def is_suspect(self, handed: Handed) -> bool:
+        """Whether a worker that had the frame before may have died of it."""
+        return handed.delivered - 1 > self._returned.get(handed.record.seq, 0)
 
     def tell(self, token: str, word: bytes) -> None:
         """Tell the server something about a frame. All of these are hints: it hands out again what it did not
