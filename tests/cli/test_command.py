@@ -55,7 +55,7 @@ def test_the_list_of_verbs_imports_nothing_heavy(words: list[str], environment: 
     assert modules_after(words, environment).isdisjoint(HEAVY)
 
 
-@pytest.mark.parametrize("verb", ["dev", "router", "serve", "call", "status", "log"])
+@pytest.mark.parametrize("verb", ["dev", "router", "serve", "call", "status", "log", "doubt"])
 def test_the_help_of_a_verb_imports_nothing_heavy_and_shows_an_example(
     verb: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -85,7 +85,7 @@ def test_the_defaults_are_those_of_the_library() -> None:
 def test_help_lists_every_verb_with_a_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--help"]) == 0
     out = capsys.readouterr().out
-    for name in ("dev", "router", "serve", "call", "status", "log"):
+    for name in ("dev", "router", "serve", "call", "status", "log", "doubt"):
         assert f"\n  {name} " in out
 
 
@@ -135,7 +135,7 @@ def test_a_verb_that_cannot_be_loaded_does_not_hide_the_others(
 
 CALL = ("call", "orders.position")
 SERVE = ("serve", "shop:orders", "--wait", "0")
-VERBS = [("status",), ("log", "tail"), CALL, SERVE, ("router", "--wait", "0")]
+VERBS = [("status",), ("log", "tail"), ("doubt", "list"), CALL, SERVE, ("router", "--wait", "0")]
 
 
 def outcomes(aegis: Aegis, commands: Sequence[Sequence[str]], *options: str) -> Iterator[tuple[str, Ended]]:
@@ -174,7 +174,7 @@ def test_an_illegal_url_is_an_error_that_tells_no_password(aegis: Aegis) -> None
 
 
 def test_a_namespace_without_a_log_is_an_error(system: System) -> None:
-    for verb, done in outcomes(system.aegis, VERBS[:4], "--namespace", "nobody"):
+    for verb, done in outcomes(system.aegis, VERBS[:5], "--namespace", "nobody"):
         assert (done.code, done.error["code"]) == (1, "log_missing"), verb
         assert "aegis router" in done.err, verb
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from aegisipc.router.cli.main import main
-from tests.cli.programs import System
+from tests.cli.programs import System, until
 
 AT = ["--resource-id", "acc_1"]
 
@@ -54,6 +54,46 @@ def test_standbys_are_shown_with_the_active_one(system: System) -> None:
     assert row[4:6] == [f"{resource}-1", f"{resource}-2"]
 
 
+def test_programs_are_told_of_roles_doubts_routers_and_the_system_account(system: System) -> None:
+    told = system.aegis("status", "--json").json
+    assert (told["system_account"], told["routers"]["dev"]["pulse"]["phase"]) == (True, "leading")
+    group = told["services"]["orders"]["groups"]["g1"]
+    assert (group["doubts"], group["claimed"], group["paused"], group["handover"]) == (0, 0, False, None)
+    instance = group["instances"]["orders-1"]
+    assert (instance["role"], instance["eligible"], instance["fenced"]) == ("active", True, 0)
+    assert instance["pulse"]["healthy"] is True
+
+
+def test_a_router_that_follows_is_named(system: System) -> None:
+    name = f"r-{uuid.uuid4().hex[:8]}"
+    system.aegis.start("router", "--name", name).ready()
+    until(lambda: name in system.aegis("status", "--json").json["followers"], "it pulses")
+    (leading,) = [line for line in system.aegis("status").out.splitlines() if line.startswith("router ")]
+    assert leading.startswith("router dev leads term 1 (for ")
+    assert name in leading
+
+
+def test_what_an_operator_asked_for_is_in_the_status_and_in_the_log(system: System) -> None:
+    resource = f"acc-{uuid.uuid4().hex[:8]}"
+    words = ["serve", "shop:orders", "--resource", resource, "--instance", f"{resource}-1"]
+    system.aegis.start(*words, "--quarantine").ready()
+    where = f"orders/{resource}"
+    quarantined = (
+        f"{where}: {resource}-1 is in quarantine: it queues calls, and runs none (aegis resume {where})"
+    )
+    assert quarantined in system.aegis("status").out.splitlines()
+    said = ["--author", "ann@box", "--reason", "checked by hand"]
+    assert system.aegis("pause", where, *said).code == 0
+    paused = f"{where}: paused by ann@box: checked by hand (aegis resume {where})"
+    assert paused in system.aegis("status").out.splitlines()
+    assert system.aegis("resume", where, *said).code == 0
+    assert where not in system.aegis("status").out
+    lines = system.aegis("log", "tail", "--group", resource, "--kind", "ha").out.splitlines()
+    assert any(line.endswith("paused, asks ann@box: checked by hand (by dev)") for line in lines)
+    assert any(line.endswith("resumed, asks ann@box: checked by hand (by dev)") for line in lines)
+    assert any(line.endswith(", in quarantine") for line in lines)
+
+
 # -- log tail ----------------------------------------------------------------------------------------------
 
 
@@ -69,7 +109,7 @@ def test_tail_shows_the_last_records_in_order(system: System) -> None:
 def test_the_start_of_the_log_reads_like_a_story(system: System) -> None:
     lines = system.aegis("log", "tail", "--from", "1", "-n", "5").out.splitlines()
     assert len(lines) == 5
-    assert "router.elected.v1     dev leads term 1: nobody leads" in lines[0]
+    assert "router.elected.v1         dev leads term 1: nobody leads" in lines[0]
     assert "orders/g1/ha/orders-1" in lines[1]
     assert "owned, resources acc_1, acc_2, methods position, record, refuse, pid " in lines[1]
     assert "epoch 1 to orders-1: first instance of the group" in lines[4]
@@ -88,6 +128,22 @@ def test_a_call_and_its_outcome_are_found_by_kind(system: System) -> None:
     lines = system.aegis("log", "tail", "--group", "g1", "-n", "4").out
     assert "1 call: position for acc_1 from strategy-9" in lines
     assert "1 succeeded (epoch 1)" in lines
+
+
+def test_events_of_the_shared_state_and_checks_of_it_are_told(system: System) -> None:
+    resource = f"acc-{uuid.uuid4().hex[:8]}"
+    system.aegis.start("serve", "desk:desk", "--resource", resource).ready()
+    assert system.aegis("call", "desk.book", "5", "--resource-id", resource).code == 0
+    checked = system.aegis("verify", "desk", "--group", resource, "--json")
+    assert checked.code == 0, checked.err
+    lines = system.aegis("log", "tail", "--group", resource, "--kind", "pen").out.splitlines()
+    assert any(line.endswith("1 emitted, 1 succeeded (epoch 1)") for line in lines), lines
+    assert " epoch 1: state checked: " in lines[-1]
+    (frame,) = records(
+        system.aegis("log", "tail", "-n", "1", "--group", resource, "--kind", "pen", "--json").out
+    )
+    (entry,) = frame["entries"]
+    assert (entry["mark"], entry["call_id"], len(entry["says"])) == ("checked", None, 64)
 
 
 def test_filters_reach_back_as_far_as_they_must(system: System) -> None:
@@ -130,6 +186,7 @@ def test_a_filter_that_cannot_be_a_name_is_an_error(options: list[str], system: 
         ["tail", "--from", "0"],
         ["tail", "--kind", "x"],
         ["tail", "--kind", "term", "--service", "orders"],
+        ["tail", "--kind", "doubt"],
     ],
 )
 def test_log_refuses_what_makes_no_sense(words: list[str]) -> None:

@@ -16,7 +16,7 @@ from aegisipc.router.cli.dispatch import load, parser_of
 
 ROOT = Path(__file__).parents[2]
 SKIPPED = {".git", ".venv", "node_modules", "build", "dist"}
-COMMAND = ("uv", "run", "aegis")
+COMMANDS_BEGIN = (("uv", "run", "aegis"), ("aegis",))
 
 _LINK = re.compile(r"!?\[(?:[^\[\]]|\[[^\]]*\])*\]\(\s*<?([^()\s>]+)>?(?:\s+\"[^\"]*\")?\s*\)")
 _FENCE = re.compile(
@@ -62,7 +62,7 @@ def anchors_of(page: Path) -> frozenset[str]:
 
 
 def commands_of(page: Path) -> Iterator[list[str]]:
-    """The words behind ``uv run aegis`` in the page's shell blocks, command by command."""
+    """The words behind ``aegis`` or ``uv run aegis`` in the page's shell blocks, command by command."""
     for block in _FENCE.finditer(text_of(page)):
         if block["language"] != "sh":
             continue
@@ -76,8 +76,9 @@ def commands_of(page: Path) -> Iterator[list[str]]:
 
 
 def _ours(words: list[str]) -> Iterator[list[str]]:
-    if tuple(words[: len(COMMAND)]) == COMMAND:
-        yield words[len(COMMAND) :]
+    for begin in COMMANDS_BEGIN:
+        if tuple(words[: len(begin)]) == begin:
+            yield words[len(begin) :]
 
 
 COMMANDS = [(page, words) for page in PAGES for words in commands_of(page)]

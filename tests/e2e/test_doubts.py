@@ -83,7 +83,7 @@ async def said_of(place: Place, call_id: str, kind: str = PEN) -> list[tuple[Mar
 
 
 async def settled(client: Client, call_id: str, timeout_s: float) -> Any:
-    return await (await client.attach(call_id)).settled(timeout_s)
+    return await client.attach(call_id).settled(timeout_s)
 
 
 def group_of(running: Running) -> str:

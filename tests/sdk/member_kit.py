@@ -17,7 +17,7 @@ from aegisipc.eventstore.log import Record
 from aegisipc.eventstore.subjects import HA
 from aegisipc.sdk.core.member import GroupMember
 from aegisipc.sdk.core.pen import Identity, Start, Written
-from tests.sdk.kit import EFFECTS, GROUP, NS, SERVICE, ListLog, Reply, marks, ms
+from tests.sdk.kit import EFFECTS, GROUP, NS, SERVICE, FakeClient, ListLog, Reply, a_call, marks, ms
 
 
 class ListState:
@@ -195,13 +195,14 @@ class MemberRig:
     def testify(
         self,
         call_id: CallId,
-        body: bytes = b"\x01",
+        body: bytes | None = b"\x01",
         mark: Mark = Mark.SUCCEEDED,
         emitted: Sequence[bytes] = (),
     ) -> int:
         """It has lost the pen, and tells how a call ended that it had begun."""
         self._evidence_number += 1
-        facts = [(Mark.EMITTED, event) for event in emitted] + [(mark, body)]
+        facts: list[tuple[Mark, bytes | None]] = [(Mark.EMITTED, event) for event in emitted]
+        facts.append((mark, body))
         frame = PenFrame(
             self.core.identity.session,
             self._evidence_number,
@@ -276,3 +277,17 @@ def standby_member(
 def said_by(source: Literal["operator", "reconcile", "evidence"] = "operator") -> Resolution:
     """Who ended a doubt."""
     return Resolution(source=source, author="ann", reason="test")
+
+
+def events(rig: MemberRig) -> list[bytes]:
+    """What its state is made of."""
+    assert rig.state is not None
+    return rig.state.events
+
+
+def run(rig: MemberRig, client: FakeClient, *emitted: bytes) -> CallId:
+    """A call that emits these runs to its end; its outcome is not written yet."""
+    (call,) = client.send(a_call("put"))
+    rig.read()
+    rig.finish(call, emitted=emitted)
+    return call

@@ -48,7 +48,8 @@ class FakeHost:
 class FakeAnnouncer:
     """Takes what is said while ``log`` is set, and what is insisted on once ``patience`` is.
 
-    ``attempts`` counts also what it could not take.
+    ``attempts`` counts also what it could not take. So many of the next yields count for nothing as ``deaf``
+    says.
     """
 
     def __init__(self, host: FakeHost) -> None:
@@ -59,6 +60,7 @@ class FakeAnnouncer:
         self.patience.set()
         self.said: list[tuple[Event, int]] = []
         self.attempts = 0
+        self.deaf = 0
         self._host = host
 
     async def say(self, event: Event, *, patience_s: float, number: int = 0) -> int:
@@ -76,7 +78,9 @@ class FakeAnnouncer:
 
     def _take(self, event: Event, number: int) -> int:
         self.said.append((event, number))
-        if isinstance(event, InstanceYielded):  # as the log tells it: it is yielded
+        if isinstance(event, InstanceYielded) and self.deaf:
+            self.deaf -= 1  # it came just when it was called off, and asked for anew
+        elif isinstance(event, InstanceYielded):  # as the log tells it: it is yielded
             self._host.is_to_yield(None)
         elif isinstance(event, InstanceHealthy):  # and: whoever is well has yielded nothing
             self._host.is_to_yield(7)
@@ -152,6 +156,16 @@ async def test_a_yield_that_is_called_off_before_it_could_be_said_is_not_said() 
         host.is_to_yield(4)
         await eventually(lambda: announcer.said, within_s=5)
     assert [event.epoch for event, _ in announcer.said if isinstance(event, InstanceYielded)] == [4]
+
+
+async def test_a_yield_that_counted_for_nothing_is_said_again_as_a_word_of_its_own() -> None:
+    host, announcer, as_host, as_announcer = parts()
+    announcer.deaf = 1
+    async with doing(Yielding(as_announcer, as_host, ME).run()):
+        host.is_to_yield(3)
+        await eventually(lambda: host.to_yield is None, within_s=10)
+    (_, first), (_, second) = announcer.said
+    assert first != second
 
 
 async def test_that_it_is_unhealthy_is_said_before_it_yields_and_nothing_starts_meanwhile() -> None:

@@ -171,3 +171,18 @@ async def test_a_doubt_that_ended_with_an_execution_gives_its_result(log: Memory
     await write(log, 1, (Mark.CLAIMED, call_id, None), (Mark.IN_DOUBT, call_id, None))
     await write(log, 2, (Mark.EXECUTED, call_id, b""), (Mark.SUCCEEDED, call_id, b"\x2a"))
     assert await (await Seeker(log, NS).find(call_id, None, 1.0)).result() == 42
+
+
+async def test_a_result_is_waited_for_when_a_doubt_ended_with_another_run(
+    log: MemoryLog, call_id: bytes
+) -> None:
+    await log.append(NS.call("orders", "g", "c"), a_frame(1, call_id))
+    await write(log, 1, (Mark.CLAIMED, call_id, None))
+    await write(log, 2, (Mark.IN_DOUBT, call_id, None))
+    await write(log, 3, (Mark.NOT_EXECUTED, call_id, None))
+    found = await Seeker(log, NS).find(call_id, None, 1.0)
+    waiting = asyncio.create_task(found.result(20.0))
+    done, _ = await asyncio.wait({waiting}, timeout=0.05)
+    assert not done
+    await write(log, 4, (Mark.CLAIMED, call_id, None), (Mark.SUCCEEDED, call_id, b"\x2a"))
+    assert await asyncio.wait_for(waiting, 20) == 42

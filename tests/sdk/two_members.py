@@ -6,7 +6,7 @@ import contextlib
 from dataclasses import dataclass
 
 from aegisipc.eventstore.errors import WrongSequence
-from aegisipc.eventstore.events import InstanceYielded
+from aegisipc.eventstore.events import InstanceSuspected, InstanceYielded
 from aegisipc.eventstore.frames import Mark
 from aegisipc.eventstore.group_snapshots import decode_snapshot
 from aegisipc.eventstore.log import Record
@@ -146,6 +146,17 @@ class TwoMembers:
         self.is_handing_over = False
         self.log.promote(name, self.epoch, self.holder[1], "planned" if planned else "failover")
 
+    def suspect(self, name: str) -> None:
+        """It has its doubts about a member, and says so."""
+        event = InstanceSuspected(
+            instance=name,
+            incarnation=str(self.incarnations[name]),
+            last_pulse_ns=0,
+            silence_ms=1,
+            decided_by="r",
+        )
+        self.log.say(NS.watch(SERVICE, GROUP), event)
+
     def vacate(self) -> None:
         """It takes the pen away."""
         self.holder, self.is_handing_over = None, False
@@ -215,8 +226,11 @@ class TwoMembers:
         return f"e{self._serial}".encode()
 
     def collect(self, name: str) -> None:
-        """Note what has been started."""
+        """Note what has been started; what ended and will never be written is evidence."""
         rig = self.rigs[name]
+        for left in rig.core.take_unwritten():
+            rig.testify(left.call.call_id, left.body, left.mark, left.emitted)
+            self.testified.update(left.emitted)
         seen = self._seen[name]
         for start in rig.running:
             if id(start) not in seen:

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import pytest
+
 from aegisipc.eventstore import events as ev
 from aegisipc.eventstore.lifecycles import GroupState
-from tests.router.domain.world import World, of, only
+from aegisipc.router.application.hints import Hints
+from aegisipc.router.domain import refusals as no
+from tests.router.domain.world import ME, World, drain, of, only, promoted, refused
+from tests.sdk.kit import NS
 
 
 def handing_over(*instances: str) -> World:
@@ -49,3 +54,30 @@ def test_a_handover_in_which_both_are_in_doubt_for_too_long_is_called_off() -> N
     world.silence(30_000, "a", "b")
     assert any(isinstance(event, ev.GroupHandoverCancelled) for event in world.settle())
     assert (world.group().holder, world.group().handover) == ("a", None)
+
+
+def test_what_a_router_found_by_probes_is_forgotten_when_it_does_not_lead_any_more() -> None:
+    world = of("a", "b")
+    hints = Hints(NS, world.state, world.board, ME, lambda: None)
+    world.log.say(NS.term, ev.RouterElected(term=1, router=ME.id, incarnation=ME.incarnation, cause="t"))
+    world.group()  # it has read that it leads
+    assert len(list(hints._targets())) == 2
+    world.miss_probes("a")
+    assert promoted(world).holder == "b"
+    world.log.say(NS.term, ev.RouterElected(term=2, router="r2", incarnation="i2", cause="t"))
+    world.group()
+    assert list(hints._targets()) == []
+    world.pulse("a", "b", after_ms=250)
+    assert [type(event) for event in world.settle()] == [ev.InstanceRecovered]
+
+
+@pytest.mark.parametrize("is_ill", [True, False])
+def test_one_is_the_last_to_drain_although_there_is_another_that_could_not_serve(*, is_ill: bool) -> None:
+    world = of("a", "b")
+    if is_ill:
+        world.fall_ill("b")
+    else:
+        world.silence(1250, "a")
+    world.settle()
+    refused(world, drain("a"), no.LastInstance)
+    only(world.command(drain("a", force=True)), ev.InstanceDrainRequested)

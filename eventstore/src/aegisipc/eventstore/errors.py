@@ -16,6 +16,7 @@
     ├── LogFull               the log reached its size limit and refuses new records
     ├── LogFailed             the server reports a storage failure
     ├── WrongSequence         a compare-and-set append lost
+    ├── UnknownCall           the log holds no call of that id
     ├── Overloaded            a bounded buffer is full
     └── CodecError
         ├── NotEncodable      a value that MessagePack cannot carry
@@ -143,6 +144,12 @@ class WrongSequence(AegisError):
     """A compare-and-set append lost. Fields: ``subject``, ``expected``."""
 
     code = "wrong_sequence"
+
+
+class UnknownCall(AegisError):
+    """The log holds no call of that id. Field: ``call_id``."""
+
+    code = "unknown_call"
 
 
 class Overloaded(AegisError):

@@ -231,6 +231,8 @@ class InstanceLeft(Event):
 
     incarnation: str
     cause: str
+    finished: bool = True
+    """All that it ran is concluded in the log."""
 
 
 # -- what the router decided about instances ------------------------------------------------------------

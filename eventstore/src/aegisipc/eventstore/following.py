@@ -12,7 +12,6 @@ from __future__ import annotations
 import asyncio
 import json
 import secrets
-import sys
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from typing import Any, Final
@@ -21,6 +20,7 @@ import structlog
 
 from aegisipc.eventstore.errors import AckUnknown, AegisError, LogFailed, NoResponders, NotConnected
 from aegisipc.eventstore.jetstream_api import AckPlace, api_error, format_time, parse_ack_subject, read_json
+from aegisipc.eventstore.jetstream_last import last_record
 from aegisipc.eventstore.log import Deliver, Record, Start
 from aegisipc.eventstore.memory import matches
 from aegisipc.eventstore.nats.connection import Connection
@@ -36,7 +36,6 @@ BEHIND_PATIENCE_S: Final = 3.0
 _RETRY_S: Final = 0.1
 _LONGEST_RETRY_S: Final = 1.0
 _API_TIMEOUT_S: Final = 2.0
-_UNKNOWN: Final = sys.maxsize
 
 
 class JetStreamFollowing:
@@ -53,10 +52,10 @@ class JetStreamFollowing:
         self._position = self._position_ns = 0
         self._scanned = 0
         self._caught_up = False
+        self._end_seq = 0
         self._failure: BaseException | None = None
         self._attempt = 0
         self._consumer_seq = 0
-        self._backlog = _UNKNOWN
         self._heard_at = 0.0
         self._restart = asyncio.Event()
         self._moved = asyncio.Event()
@@ -117,6 +116,7 @@ class JetStreamFollowing:
         """Create the first consumer; raises what the server answers."""
         self._unlisten = self._connection.on_event(self._on_event)
         try:
+            self._end_seq = await self._find_end()
             await self._create()
         except BaseException:
             await self.stop()
@@ -124,6 +124,23 @@ class JetStreamFollowing:
         self._supervisor = asyncio.get_running_loop().create_task(
             self._supervise(), name=f"follow {self._stream}"
         )
+
+    async def _find_end(self) -> int:
+        """Return the sequence of the last record that there is to deliver now; 0 if there is none.
+
+        What a new consumer says of its backlog would not do: in a cluster it may live on a replica that does
+        not have the latest records yet.
+        """
+        end_seq = 0
+        for subject in self._subjects:
+            last = await last_record(self._connection, self._stream, subject)
+            if (
+                last is not None
+                and last.seq >= self._start.seq
+                and last.timestamp_ns >= (self._start.time_ns or 0)
+            ):
+                end_seq = max(end_seq, last.seq)
+        return end_seq
 
     async def stop(self) -> None:
         """End it; nothing is delivered afterwards."""
@@ -215,7 +232,7 @@ class JetStreamFollowing:
         self._restart.clear()  # before anything is sent: what is said from here on is about the new consumer
         self._attempt += 1
         attempt = self._attempt
-        self._consumer_seq, self._backlog = 0, _UNKNOWN
+        self._consumer_seq = 0
         self._held_reply = ""
         name = f"follow-{secrets.token_hex(10)}"
         inbox = f"_INBOX.{name}"
@@ -233,7 +250,6 @@ class JetStreamFollowing:
         if "error" in created:
             raise api_error(created["error"], self._stream)
         self._heard_at = asyncio.get_running_loop().time()
-        self._backlog = int(created.get("num_pending", 0))
         self._note_progress()
 
     def _config(self, name: str, inbox: str) -> dict[str, Any]:
@@ -338,7 +354,7 @@ class JetStreamFollowing:
         elif place.stream_seq == self._position and place.timestamp_ns != self._position_ns:
             self._fail(self._another_log("there is another record at that place"))
         if self._failure is None:
-            self._note_progress(at_end=place.pending == 0)
+            self._note_progress()
 
     def _hand_over(self, place: AckPlace, message: Message) -> None:
         try:
@@ -362,7 +378,7 @@ class JetStreamFollowing:
         elif int(last) == self._consumer_seq and not reply:  # idle: there is nothing more to send
             scanned = headers.get("Nats-Last-Stream", "")
             self._scanned = max(self._scanned, int(scanned) if scanned.isdigit() else 0)
-            self._note_progress(at_end=True)
+            self._note_progress()
 
     def _answer_flow_control(self, reply: str) -> None:
         if self._is_held:
@@ -379,11 +395,11 @@ class JetStreamFollowing:
         _BACKGROUND.add(task)
         task.add_done_callback(_BACKGROUND.discard)
 
-    def _note_progress(self, *, at_end: bool = False) -> None:
-        """Caught up is: all that was pending when the consumer was made. Under load, "nothing pending" may
-        never come.
+    def _note_progress(self) -> None:
+        """Caught up is: all that was there when following began. (Under load, "nothing pending" may never
+        come.) It was passed, too, if the server looked beyond it and did not find it any more.
         """
-        if at_end or self._consumer_seq >= self._backlog:
+        if max(self._position, self._scanned) >= self._end_seq:
             self._caught_up = True
         self._wake()
 

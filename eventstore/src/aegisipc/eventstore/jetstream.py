@@ -6,8 +6,6 @@ Appends are request-style publishes with our own deadlines; following is in
 
 from __future__ import annotations
 
-import base64
-import json
 from collections import deque
 from collections.abc import AsyncIterator, Sequence
 from typing import Any, Final
@@ -15,13 +13,13 @@ from typing import Any, Final
 from aegisipc.eventstore.errors import LogFailed, PayloadTooLarge
 from aegisipc.eventstore.following import JetStreamFollowing
 from aegisipc.eventstore.jetstream_api import (
-    STREAM_NOT_FOUND,
     CheckInFlight,
     api_error,
     parse_ack_subject,
     parse_time,
     read_json,
 )
+from aegisipc.eventstore.jetstream_last import last_record
 from aegisipc.eventstore.log import (
     BEGINNING,
     DEFAULT_TIMEOUT_S,
@@ -111,20 +109,7 @@ class JetStreamLog:
 
     async def last(self, subject: str) -> Record | None:
         """Return the last record on `subject`, or ``None``. Asks the stream's leader, never a replica."""
-        request = json.dumps({"last_by_subj": subject}).encode()
-        answer = await self._api(f"$JS.API.STREAM.MSG.GET.{self._stream}", request)
-        error = answer.get("error")
-        if error is not None:
-            if error.get("code") == 404 and error.get("err_code") != STREAM_NOT_FOUND:
-                return None
-            raise api_error(error, self._stream)
-        message = answer["message"]
-        return Record(
-            int(message["seq"]),
-            str(message["subject"]),
-            base64.b64decode(message.get("data", "")),
-            parse_time(message["time"]),
-        )
+        return await last_record(self._connection, self._stream, subject)
 
     async def bounds(self) -> Bounds:
         """Return what the log holds."""

@@ -162,7 +162,9 @@ class Topology:
             case ev.InstanceDraining():
                 self._move(record, group, who, event.incarnation, InstanceEvent.DRAINING)
             case ev.InstanceLeft():
-                self._move(record, group, who, event.incarnation, InstanceEvent.LEFT)
+                left = self._move(record, group, who, event.incarnation, InstanceEvent.LEFT)
+                if left is not None:
+                    left.has_finished = event.finished
             case ev.InstanceYielded():
                 self._yielded(group, who, event)
             case ev.InstanceUnhealthy():

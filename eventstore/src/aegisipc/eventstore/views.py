@@ -36,6 +36,8 @@ class InstanceView:
     unhealthy: str | None = None
     quarantined: bool = False
     drain_requested_by: str | None = None
+    has_finished: bool = False
+    """It left, and all that it ran is concluded."""
 
     @property
     def incarnation(self) -> str:
@@ -190,5 +192,6 @@ def _instance_plain(instance: InstanceView) -> dict[str, Any]:
         "unhealthy": instance.unhealthy,
         "quarantined": instance.quarantined,
         "drain_requested_by": instance.drain_requested_by,
+        "has_finished": instance.has_finished,
         "refusal": instance.refusal.model_dump(mode="json") if instance.refusal else None,
     }

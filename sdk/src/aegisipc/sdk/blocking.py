@@ -203,7 +203,7 @@ class Client:
     def attach(self, call_id: str, *, returns: Any = None, timeout: float | None = None) -> Pending:
         """Return the call of that id, whoever made it; see :meth:`aegisipc.sdk.Client.attach`."""
         pending = self._run(
-            lambda client: client.attach(call_id, returns=returns, timeout=timeout),
+            lambda client: client.attach(call_id, returns=returns, timeout=timeout).found(),
             f"attach to call {call_id}",
         )
         return Pending(self._thread, pending)

@@ -19,6 +19,7 @@ from aegisipc.eventstore.nats.options import ConnectOptions
 from aegisipc.eventstore.streams import open_log
 from aegisipc.eventstore.subjects import Subjects, subjects_of
 from aegisipc.eventstore.topology import Topology
+from aegisipc.sdk.attaching import Attaching
 from aegisipc.sdk.connect_options import resolve_namespace, resolve_url
 from aegisipc.sdk.core.caller import PendingCall
 from aegisipc.sdk.dispatch import Dispatcher
@@ -157,22 +158,28 @@ class Client:
         await submitted.accepted()
         return submitted
 
-    async def attach(self, call_id: str, *, returns: Any = None, timeout: float | None = None) -> Pending:
-        """Return the call of that id, made by any client at any time; ``result()`` waits for its outcome.
+    def attach(self, call_id: str, *, returns: Any = None, timeout: float | None = None) -> Attaching:
+        """Return the call of that id, made by any client at any time: ``await client.attach(id).result()``
+        waits for its outcome, ``await client.attach(id)`` finds it.
 
         The call is found by seeking to the time in its id. ``timeout`` bounds the search.
 
         Raises:
-            CallUnknown: the log holds no such call.
             MalformedPayload: `call_id` is not a call id.
             ServiceDefinitionError: `returns` cannot be used.
+            CallUnknown (when awaited): the log holds no such call.
         """
         raw = parse_call_id(call_id)
         codec = codec_of(returns)
-        own = self._dispatcher.open_calls.get(raw)
-        if own is not None:
-            return SubmittedCall(own, f"{own.lane.service}.{own.method}", codec, self._seeker)
-        return await self._seeker.find(raw, codec, timeout or self.options.timeout_s)
+        timeout_s = timeout or self.options.timeout_s
+
+        async def find() -> Pending:
+            own = self._dispatcher.open_calls.get(raw)
+            if own is not None:
+                return SubmittedCall(own, f"{own.lane.service}.{own.method}", codec, self._seeker)
+            return await self._seeker.find(raw, codec, timeout_s)
+
+        return Attaching(find)
 
     @overload
     def service[P](

@@ -274,10 +274,9 @@ class Incarnation:
             )
         except AckUnknown as error:
             _log.warning("drain_incomplete", instance=self._terms.instance, error=describe(error))
+        left = InstanceLeft(incarnation=incarnation, cause=cause, finished=self.host.is_quiet)
         with suppress(AegisError):
-            await self.announcer.say(
-                InstanceLeft(incarnation=incarnation, cause=cause), patience_s=_LAST_WORDS_S
-            )
+            await self.announcer.say(left, patience_s=_LAST_WORDS_S)
 
     async def stop(self) -> None:
         """Let go of everything, at once, and say nothing."""

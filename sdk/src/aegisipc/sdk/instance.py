@@ -191,7 +191,7 @@ class Instance:
             await self._until_over(incarnation)
             if self._stop.is_set():
                 return
-            if not incarnation.is_over:  # then an operator wants it to leave
+            if self.drain_requested_by is not None:  # and so it does not come back, if it is over as well
                 _log.info("drain_requested", instance=self.id, by=self.drain_requested_by)
                 return
             self._tell_end(incarnation)

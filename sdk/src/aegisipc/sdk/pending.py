@@ -6,24 +6,18 @@ import asyncio
 from collections.abc import Callable
 from typing import Any, Final, Protocol
 
-from aegisipc.eventstore.calls import Outcome, Sessions
+from aegisipc.eventstore.calls import Outcome
 from aegisipc.eventstore.codec import TypeCodec
-from aegisipc.eventstore.errors import MalformedPayload
-from aegisipc.eventstore.frames import Mark, decode_calls
-from aegisipc.eventstore.ids import CallId, format_call_id, time_of
+from aegisipc.eventstore.errors import UnknownCall
+from aegisipc.eventstore.frames import Mark
+from aegisipc.eventstore.histories import AcceptedCall, CallHistory
+from aegisipc.eventstore.ids import CallId, format_call_id
 from aegisipc.eventstore.log import Following, Log, Record, Start
-from aegisipc.eventstore.subjects import CALL, Subjects
+from aegisipc.eventstore.seeking import find_call
+from aegisipc.eventstore.subjects import Subjects
 from aegisipc.sdk.core.caller import GRACE_NS, PendingCall
-from aegisipc.sdk.core.story import CallStory
 from aegisipc.sdk.errors import CallTimeout, CallUnknown
 from aegisipc.sdk.outcomes import error_of_fate, value_of
-
-SEEK_MARGIN_S: Final = 10
-"""How much earlier than the time in its id a call is looked for: ids carry an estimate of the server's clock.
-"""
-
-MAX_ACCEPT_DELAY_S: Final = 600
-"""How much later than the time in its id a call may have been accepted and still be found by its id."""
 
 _CATCH_UP_S: Final = 60.0
 _NEVER_SEQ: Final = 1 << 63
@@ -127,53 +121,27 @@ class Seeker:
     async def find(
         self, call_id: CallId, codec: TypeCodec[Any] | None, timeout_s: float | None
     ) -> AttachedCall:
-        """Find an accepted call: reads call frames from its id's time on, header by header.
+        """Find an accepted call by the time in its id.
 
         Raises:
             CallUnknown: the log does not have it.
+            CallTimeout: finding it took longer than `timeout_s`.
         """
-        born_ns = time_of(call_id) * 1_000_000
-        start = Start(time_ns=max(0, born_ns - SEEK_MARGIN_S * 1_000_000_000))
-        give_up_ns = born_ns + MAX_ACCEPT_DELAY_S * 1_000_000_000
         shown = format_call_id(call_id)
-        sessions = Sessions()
         try:
             async with asyncio.timeout(timeout_s):
-                async for record in self.log.read([self.subjects.of_kind("*", "*", CALL)], start=start):
-                    if record.timestamp_ns > give_up_ns:
-                        break
-                    found = self._in(record, sessions, call_id, codec)
-                    if found is not None:
-                        return found
+                call = await find_call(self.log, self.subjects, call_id)
         except TimeoutError:
             raise CallTimeout(
                 f"cannot find call {shown} within {timeout_s:g} s; try again with more time", call_id=shown
             ) from None
-        raise CallUnknown(
-            f"cannot attach to call {shown}: the log holds no such call; it was never accepted, or it is "
-            "older than the log",
-            call_id=shown,
-        )
-
-    def _in(
-        self, record: Record, sessions: Sessions, call_id: CallId, codec: TypeCodec[Any] | None
-    ) -> AttachedCall | None:
-        try:
-            frame = decode_calls(record.payload, bodies=False)
-            place = self.subjects.parse(record.subject)
-        except MalformedPayload:
-            return None
-        if not sessions.is_new(record.subject, frame.session, frame.number):
-            return None  # stored after a later frame of its session: no fold counts it, so it never runs
-        for entry in frame.entries:
-            if entry.call_id == call_id:
-                deadline_ns = record.timestamp_ns + entry.timeout_ms * 1_000_000
-                story = CallStory(self.subjects, place.service, place.group, call_id)
-                target = f"{place.service}.{entry.method}"
-                return AttachedCall(
-                    self.log, target, story, seq=record.seq, deadline_ns=deadline_ns, codec=codec
-                )
-        return None
+        except UnknownCall:
+            raise CallUnknown(
+                f"cannot attach to call {shown}: the log holds no such call; it was never accepted, or it is "
+                "older than the log",
+                call_id=shown,
+            ) from None
+        return AttachedCall(self.log, self.subjects, call, codec)
 
 
 class AttachedCall:
@@ -182,33 +150,26 @@ class AttachedCall:
     def __init__(
         self,
         log: Log,
-        target: str,
-        story: CallStory,
-        *,
-        seq: int,
-        deadline_ns: int,
+        subjects: Subjects,
+        call: AcceptedCall,
         codec: TypeCodec[Any] | None,
     ) -> None:
         self._log = log
-        self._target = target
-        self._story = story
-        self._seq = seq
-        self._deadline_ns = deadline_ns
+        self._subjects = subjects
+        self._call = call
+        self._target = f"{call.service}.{call.method}"
         self._codec = codec
+        self._outcome: Outcome | None = None
 
     @property
     def call_id(self) -> str:
         """The id of the call."""
-        return format_call_id(self._story.call_id)
-
-    @property
-    def _outcome(self) -> Outcome | None:
-        return self._story.outcome
+        return format_call_id(self._call.call_id)
 
     async def result(self, timeout: float | None = None) -> Any:
         """Wait for the outcome; see :class:`Pending`."""
         if timeout is None:
-            left_ns = self._deadline_ns - (await self._log.bounds()).now_ns
+            left_ns = self._call.deadline_ns - (await self._log.bounds()).now_ns
             timeout = max(0.0, (left_ns + GRACE_NS) / 1e9)
         return await self._follow(lambda _: True, timeout)
 
@@ -225,18 +186,22 @@ class AttachedCall:
 
     async def _read_on(self, enough: Callable[[Outcome], bool], timeout_s: float | None) -> None:
         found = asyncio.Event()
-        story = self._story.begin()
-        async for record in self._log.read([story.fence]):  # who held the pen when the call came in
-            if record.seq > self._seq:
+        history = CallHistory(self._subjects, self._call)
+        async for record in self._log.read([history.fence]):  # who held the pen when the call came in
+            if record.seq > self._call.seq:
                 break
-            story.apply(record)
+            history.apply(record)
 
         def look(record: Record) -> None:
-            story.apply(record)
+            history.apply(record)
+            self._outcome = history.outcome
             if self._outcome is not None and enough(self._outcome):
                 found.set()
+            else:
+                found.clear()  # it was in doubt, and is to run again
 
-        following = await self._log.follow([story.pen, story.fence], look, start=Start(self._seq + 1))
+        start = Start(self._call.seq + 1)
+        following = await self._log.follow([history.pen, history.fence], look, start=start)
         try:
             await following.caught_up(_CATCH_UP_S)
             await _found_or_failed(found, following, timeout_s)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from typing import Final
 
 import structlog
 
-from aegisipc.eventstore.errors import AegisError
+from aegisipc.eventstore.errors import AckUnknown, AegisError
 from aegisipc.eventstore.events import InstanceYielded
 from aegisipc.sdk.announcing import Announcer
 from aegisipc.sdk.core.pen import Identity
@@ -16,6 +17,7 @@ from aegisipc.sdk.hosts.base import Host, describe
 _log = structlog.get_logger("aegisipc.instance")
 
 _AGAIN_S: Final = 0.1
+_SAY_AGAIN_S: Final = 1.0
 _FOREVER: Final = float("inf")
 
 
@@ -38,6 +40,9 @@ class Yielding:
     async def _see_through(self, epoch: int) -> None:
         """Say it, and wait until there is nothing to yield any more, or something else. What is called off
         before it could be said must not be said: the holder goes on.
+
+        If it is due all the same a while later, then what asked for it was called off and asked for anew just
+        when it was said, and the word counted for nothing: it is said again.
         """
         while self._host.to_yield == epoch:
             try:
@@ -48,7 +53,11 @@ class Yielding:
                 _log.warning("cannot_yield_yet", instance=self._identity.instance, error=describe(error))
                 await asyncio.sleep(_AGAIN_S)
             else:
-                await self._host.signal.until(lambda: self._host.to_yield != epoch, _FOREVER, "go on")
+                with suppress(AckUnknown):
+                    await self._host.signal.until(
+                        lambda: self._host.to_yield != epoch, _SAY_AGAIN_S, "read back that it has yielded"
+                    )
+                self._words += 1
 
     async def _say(self, epoch: int) -> None:
         event = InstanceYielded(incarnation=self._identity.incarnation, epoch=epoch, cause=self._why())

@@ -116,9 +116,15 @@ former holder is demoted.""",
         ),
         InstanceEvent.DRAINING: Recorded("instance", "It was asked to stop."),
         InstanceEvent.LEFT: Recorded("instance", "Its last record."),
-        InstanceEvent.SUSPECTED: Recorded("router", "No pulse for too long: 1 s by default."),
-        InstanceEvent.RECOVERED: Recorded("router", "Its pulse is back."),
-        InstanceEvent.LOST: Recorded("router", "No pulse for so long that it is given up: 3 s by default."),
+        InstanceEvent.SUSPECTED: Recorded(
+            "router",
+            "No pulse for too long (1 s by default), or its connection ended, or it answers no probes.",
+        ),
+        InstanceEvent.RECOVERED: Recorded("router", "A sign of life that is newer than the suspicion."),
+        InstanceEvent.LOST: Recorded(
+            "router",
+            "No pulse for so long that it is given up: 3 s by default, or 1 s after its connection ended.",
+        ),
     },
     drawings=(
         Drawing(
@@ -221,7 +227,7 @@ Retries and cancellation are in the chart; nothing writes them yet.""",
         CallEvent.EXPIRED: Recorded("pen holder", "The deadline has passed."),
         CallEvent.CANCELLED: Recorded(_NOBODY, "The client or an operator asked for it. Not written yet."),
         CallEvent.DEAD_LETTERED: Recorded(
-            _NOBODY, "Out of attempts, or an operator gave it up. Not written yet."
+            "pen holder", "It took down every instance that began it alone, three times."
         ),
     },
     drawings=(

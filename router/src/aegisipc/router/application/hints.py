@@ -73,6 +73,7 @@ class Hints:
     def _targets(self) -> Iterator[Target]:
         """Those whom the leader has to judge; who does not lead, asks nobody."""
         if not leads(self._state, self._me):
+            self._board.forget_probes()
             return
         for service in self._state.topology.services.values():
             for group in service.groups.values():

@@ -24,7 +24,13 @@ OWN = {
     "dev": "aegisipc.router.cli.dev:VERB",
     "router": "aegisipc.router.cli.router:VERB",
     "status": "aegisipc.router.cli.status:VERB",
+    "drain": "aegisipc.router.cli.drain:VERB",
+    "promote": "aegisipc.router.cli.promote:VERB",
+    "pause": "aegisipc.router.cli.pause:PAUSE",
+    "resume": "aegisipc.router.cli.pause:RESUME",
+    "verify": "aegisipc.router.cli.verify:VERB",
     "log": "aegisipc.router.cli.log:VERB",
+    "doubt": "aegisipc.router.cli.doubt:VERB",
 }
 """Where the verbs of this distribution are. ``aegis --help`` shows them in this order."""
 

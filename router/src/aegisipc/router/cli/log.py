@@ -6,7 +6,7 @@ from argparse import SUPPRESS, ArgumentParser, Namespace
 
 from aegisipc.eventstore.cli import Verb, add_connection_options, add_json_option
 
-KINDS = ("call", "pen", "ha", "evidence", "term", "snapshot")
+KINDS = ("call", "pen", "ha", "evidence", "state", "term")
 _DEFAULT_COUNT = 20
 
 

@@ -5,29 +5,39 @@ What an event means is not checked here: facts that this version does not know a
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final
 
 import msgpack  # type: ignore[import-untyped]
 
-from aegisipc.eventstore.cli.output import Paint, printable, shorten
-from aegisipc.eventstore.errors import MalformedPayload
-from aegisipc.eventstore.frames import CALLS_TYPE, PEN_TYPE, decode_calls, decode_pen
-from aegisipc.eventstore.ids import format_call_id
+from aegisipc.eventstore.cli.output import Paint, printable
+from aegisipc.eventstore.codec import decode
+from aegisipc.eventstore.errors import CodecError, MalformedPayload
+from aegisipc.eventstore.frames import CALLS_TYPE, NO_CALL, PEN_TYPE, Mark, decode_calls, decode_pen
+from aegisipc.eventstore.group_snapshots import SNAPSHOT_TYPE, decode_snapshot
+from aegisipc.eventstore.ids import CallId, format_call_id
 from aegisipc.eventstore.jetstream_api import format_time
 from aegisipc.eventstore.log import Record
-from aegisipc.eventstore.subjects import CALL, PEN, Place, Subjects
+from aegisipc.eventstore.subjects import CALL, EVIDENCE, PEN, STATE, Place, Subjects
+from aegisipc.router.cli import sayings
 
-_LONGEST: Final = 160
-_STYLE_OF_KIND: Final = {"ha": "green", "term": "cyan", "pen": "dim", "call": "dim", "evidence": "yellow"}
+_LONGEST: Final = 200
+_STYLE_OF_KIND: Final = {
+    "ha": "green",
+    "term": "cyan",
+    "pen": "dim",
+    "call": "dim",
+    "evidence": "yellow",
+    "state": "dim",
+}
+_OPEN_CALLS: Final = 4
+"""Where a snapshot's dump of the calls has the open ones."""
 
 type Plain = dict[str, Any]
 
 
 def as_plain(record: Record, subjects: Subjects) -> Plain:
-    """Return everything about a record but the bodies of its calls and outcomes. JSON-ready."""
+    """Return everything about a record but arguments, results and states. JSON-ready."""
     plain: Plain = {
         "seq": record.seq,
         "time": format_time(record.timestamp_ns),
@@ -46,18 +56,31 @@ def as_line(record: Record, subjects: Subjects, paint: Paint) -> str:
     plain = as_plain(record, subjects)
     seconds, ns = divmod(record.timestamp_ns, 1_000_000_000)
     when = f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}.{ns // 1_000_000:03}Z"
-    kind = str(plain.get("kind", ""))
     if "kind" in plain:
-        where = "/".join(filter(None, (plain["service"], plain["group"], kind, plain["who"])))
+        where = "/".join(filter(None, (plain["service"], plain["group"], plain["kind"], plain["who"])))
     else:
         where = record.subject
     said = _essence(plain)
     if len(said) > _LONGEST:
         said = f"{said[: _LONGEST - 1]}…"
-    type_name = printable(str(plain["type"] or "?"))
-    style = _STYLE_OF_KIND.get(kind)
-    shown = paint(style, f"{type_name:<21}") if style else f"{type_name:<21}"
+    type_name = f"{printable(str(plain['type'] or '?')):<25}"
+    style = _style(plain)
+    shown = paint(style, type_name) if style else type_name
     return f"{paint('dim', when)} {record.seq:>7}  {printable(where):<36} {shown} {said}".rstrip()
+
+
+def _style(plain: Plain) -> str | None:
+    if _event(plain) in sayings.TROUBLE:
+        return "yellow"
+    if plain["type"] == PEN_TYPE and not sayings.TROUBLING_MARKS.isdisjoint(
+        entry["mark"] for entry in plain["entries"]
+    ):
+        return "yellow"
+    return _STYLE_OF_KIND.get(str(plain.get("kind", "")))
+
+
+def _event(plain: Plain) -> str:
+    return str(plain["type"]).rpartition(".v")[0]
 
 
 def _content(record: Record, place: Place) -> Plain:
@@ -66,11 +89,13 @@ def _content(record: Record, place: Place) -> Plain:
         entries = [e._asdict() | {"call_id": format_call_id(e.call_id)} for e in calls.entries]
         head = {"session": calls.session, "number": calls.number, "epoch": calls.epoch}
         return {"type": CALLS_TYPE, **head, "entries": entries}
-    if place.kind == PEN:
-        pen = decode_pen(record.payload, bodies=False)
-        marks = [{"mark": e.mark.name.lower(), "call_id": format_call_id(e.call_id)} for e in pen.entries]
+    if place.kind in (PEN, EVIDENCE):
+        pen = decode_pen(record.payload)
+        marks = [_entry(*entry, body) for entry, body in zip(pen.entries, pen.bodies, strict=True)]
         head = {"session": pen.session, "number": pen.number, "epoch": pen.epoch}
         return {"type": PEN_TYPE, **head, "entries": marks}
+    if place.kind == STATE:
+        return _snapshot(record.payload)
     try:
         type_name, data = msgpack.unpackb(record.payload)
     except (ValueError, TypeError, msgpack.UnpackException, RecursionError) as error:
@@ -80,55 +105,57 @@ def _content(record: Record, place: Place) -> Plain:
     return {"type": type_name, "data": data}
 
 
+def _entry(mark: Mark, call_id: CallId, body: bytes | None) -> Plain:
+    """Results and errors of calls are left out; of an event of the shared state, its name is told."""
+    name = mark.name.lower()
+    entry: Plain = {"mark": name, "call_id": None if call_id == NO_CALL else format_call_id(call_id)}
+    if mark is Mark.CHECKED:
+        return entry | {"says": (body or b"").hex()}
+    if mark is Mark.EMITTED:
+        return entry | {"event": _event_name(_said(body))}
+    return entry | {"says": _said(body)} if sayings.says_more(name) else entry
+
+
+def _said(body: bytes | None) -> Any:
+    if body is None:
+        return None
+    try:
+        return decode(body)
+    except CodecError:
+        return f"(unreadable, {len(body)} bytes)"
+
+
+def _event_name(event: Any) -> str | None:
+    match event:
+        case [str(name), _]:
+            return name
+    return None
+
+
+def _snapshot(payload: bytes) -> Plain:
+    snapshot = decode_snapshot(payload)
+    try:
+        open_calls = len(snapshot.calls[_OPEN_CALLS])
+    except (LookupError, TypeError) as error:
+        raise MalformedPayload("cannot read the calls in a snapshot") from error
+    return {
+        "type": SNAPSHOT_TYPE,
+        "covers": snapshot.covers,
+        "epoch": snapshot.epoch,
+        "open_calls": open_calls,
+        "state_bytes": None if snapshot.state is None else len(snapshot.state),
+    }
+
+
 def _essence(plain: Plain) -> str:
     if "error" in plain:
         return printable(str(plain["error"]))
     if plain["type"] == CALLS_TYPE:
-        return _calls(plain)
+        return sayings.of_calls(plain["entries"], plain["who"])
+    if plain["type"] == PEN_TYPE and plain["kind"] == EVIDENCE:
+        return sayings.of_evidence(plain["entries"], plain["who"])
     if plain["type"] == PEN_TYPE:
-        marks = Counter(entry["mark"] for entry in plain["entries"])
-        return ", ".join(f"{count} {mark}" for mark, count in marks.items()) + f" (epoch {plain['epoch']})"
-    data = plain["data"]
-    event = str(plain["type"]).rpartition(".v")[0]
-    try:
-        return printable(_said(event, data))
-    except (KeyError, TypeError, AttributeError):
-        return printable(str(data))
-
-
-def _calls(plain: Plain) -> str:
-    entries: Sequence[Plain] = plain["entries"]
-    methods = Counter(entry["method"] for entry in entries)
-    shown = shorten([name if n == 1 else f"{name} ×{n}" for name, n in methods.most_common()])  # noqa: RUF001 - a times sign
-    resources = list(dict.fromkeys(e["resource"] for e in entries if e["resource"] is not None))
-    about = f" for {shorten(resources)}" if resources else ""
-    calls = "call" if len(entries) == 1 else "calls"
-    return f"{len(entries)} {calls}: {shown}{about} from {plain['who']}"
-
-
-def _said(event: str, data: Mapping[str, Any]) -> str:
-    template = _TEMPLATES.get(event)
-    if template is not None:
-        return template.format_map(data)
-    if event == "instance.registered":
-        methods, resources = shorten(sorted(data["contract"])), shorten(data["resources"])
-        return (
-            f"{data['mode']}, resources {resources}, methods {methods}, pid {data['pid']} on {data['host']}"
-        )
-    return ", ".join(f"{key} {value}" for key, value in data.items())
-
-
-_TEMPLATES: Final = {
-    "group.promoted": "epoch {epoch} to {holder}: {cause}",
-    "group.vacated": "nobody holds epoch {epoch} any more: {cause}",
-    "instance.admitted": "{instance} (by {decided_by})",
-    "instance.draining": "{cause}",
-    "instance.left": "{cause}",
-    "instance.lost": "{instance} silent for {silence_ms} ms (by {decided_by})",
-    "instance.ready": "incarnation {incarnation}",
-    "instance.recovered": "{instance} (by {decided_by})",
-    "instance.refused": "{instance}: {error[message]}",
-    "instance.suspected": "{instance} silent for {silence_ms} ms (by {decided_by})",
-    "router.elected": "{router} leads term {term}: {cause}",
-    "router.resigned": "{router} leads term {term} no more",
-}
+        return sayings.of_marks(plain["entries"], plain["epoch"])
+    if plain["type"] == SNAPSHOT_TYPE:
+        return sayings.of_snapshot(plain)
+    return sayings.of_event(_event(plain), plain["data"])

@@ -240,13 +240,17 @@ class Desk:
         ]
 
     def _check_not_last(self, group: GroupView, instance: InstanceView) -> None:
-        serving = [i for i in group.ready() if not i.drain_requested]
-        if serving != [instance]:
+        """Others that are ill or in doubt would be no help."""
+        others = (i for i in group.ready() if i is not instance)
+        if not instance.is_ready or any(
+            why_unfit(self.state, self.board, other, self.policy) is None for other in others
+        ):
             return
         waiting = self.state.open_calls(group.service, group.name)
         raise no.LastInstance(
-            f"cannot drain {instance.id!r}: it is the last instance of {group.service}/{group.name}, whose "
-            f"calls ({waiting} are open) would wait until another comes; start another first, or use force",
+            f"cannot drain {instance.id!r}: it is the last sound instance of {group.service}/{group.name}, "
+            f"whose calls ({waiting} are open) would wait until another comes; start another first, or use "
+            "force",
             instance=instance.id,
             service=group.service,
             group=group.name,

@@ -105,8 +105,10 @@ class Pen:
             return f"holder {group.holder!r} is unknown", self.has_yielded
         if holder.incarnation != group.holder_incarnation:
             return f"holder {group.holder!r} was restarted", self.has_yielded
-        left = holder.state is InstanceState.LEFT
-        return f"holder {group.holder!r} {'left' if left else 'was lost'}", left or self.has_yielded
+        if holder.state is not InstanceState.LEFT:
+            return f"holder {group.holder!r} was lost", self.has_yielded
+        unfinished = "" if holder.has_finished else " before it had finished what it ran"
+        return f"holder {group.holder!r} left{unfinished}", holder.has_finished or self.has_yielded
 
     def _hand_over(self, holder: InstanceView, handover: Handover) -> ev.Event | None:
         to = self.named()

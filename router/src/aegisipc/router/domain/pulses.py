@@ -159,6 +159,10 @@ class PulseBoard:
             failure = ProbeFailure(self.now_ns, f"{misses} probes in a row had no answer: {cause}")
         _put(self._probed, key, _Probed(incarnation, misses, failure))
 
+    def forget_probes(self) -> None:
+        """Nobody is asked any more from here: what was found says less and less."""
+        self._probed.clear()
+
     def probe_failed(self, key: InstanceKey, incarnation: str) -> ProbeFailure | None:
         """Return why that run of an instance fails its probes, until it answers one."""
         probed = self._probed.get(key)

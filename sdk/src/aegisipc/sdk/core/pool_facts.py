@@ -73,7 +73,8 @@ def after(
     beside the call's course).
     """
     if before is None and mark in _FIRST:  # as it mostly is
-        return new_tuple(Known, (mark, writer, seq, (), "", session))
+        first: Known = new_tuple(Known, (mark, writer, seq, (), "", session))
+        return first
     attempts = before.attempts if before is not None else ()
     latest = before.mark if before is not None else None
     if mark is Mark.ATTEMPTED:

@@ -11,12 +11,13 @@ from collections.abc import Callable
 from typing import Final
 
 from aegisipc.eventstore.calls import GroupCalls
+from aegisipc.eventstore.errors import LimitExceeded
 from aegisipc.eventstore.group_snapshots import GroupSnapshot, dump_calls, encode_snapshot
 from aegisipc.sdk.core.pen import Pen
 from aegisipc.sdk.core.replica import Replica
 
 SNAPSHOT_EVERY: Final = 50_000
-"""Entries of pen frames between two snapshots."""
+"""Outcomes of the group between two snapshots."""
 
 
 class Snapshots:
@@ -81,6 +82,17 @@ class Snapshots:
                 self._payload = payload
             else:
                 self.too_large += 1
+                self.failure = LimitExceeded(
+                    f"cannot write a snapshot of {len(payload)} bytes: a record takes {self._max_bytes}; "
+                    "members that start read the log from further back until it fits",
+                    size_bytes=len(payload),
+                    limit_bytes=self._max_bytes,
+                )
+
+    def take_failure(self) -> Exception | None:
+        """Return why the latest snapshot could not be taken, once."""
+        failure, self.failure = self.failure, None
+        return failure
 
     def on_stored(self) -> None:
         """A snapshot of the group is in the log."""

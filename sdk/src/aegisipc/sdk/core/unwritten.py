@@ -39,9 +39,7 @@ def unwritten(lost: Iterable[Fact], effects: Mapping[str, Effect]) -> list[Unwri
             continue
         if mark is Mark.EXECUTED:
             told_by_others.add(call.call_id)
-        elif (
-            mark in _ENDS and effects.get(call.method) is Effect.ONCE and call.call_id not in told_by_others
-        ):
+        elif mark in _ENDS and effects.get(call.method) is Effect.ONCE and call.call_id not in told_by_others:
             found.append(Unwritten(call, mark, body, tuple(emitted)))
         emitted.clear()
     return found

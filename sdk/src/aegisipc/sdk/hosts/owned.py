@@ -10,7 +10,7 @@ import msgpack  # type: ignore[import-untyped]
 import structlog
 
 from aegisipc.eventstore.errors import AegisError, MalformedPayload, WrongSequence
-from aegisipc.eventstore.events import Effect, decode_event
+from aegisipc.eventstore.events import Effect
 from aegisipc.eventstore.group_commit import GroupCommit, OutFrame
 from aegisipc.eventstore.log import Appended, Following, Record
 from aegisipc.eventstore.log import Start as From
@@ -22,6 +22,7 @@ from aegisipc.sdk.core.pen import Start, Written
 from aegisipc.sdk.executor import Done, Executor
 from aegisipc.sdk.hosts.base import HostParts, RebuildNeeded, Signal, describe, max_body_bytes
 from aegisipc.sdk.hosts.evidence import EvidenceWriter
+from aegisipc.sdk.hosts.fence import read_fence
 from aegisipc.sdk.hosts.resolving import Commands, Reconciliation
 from aegisipc.sdk.hosts.restoring import restore
 from aegisipc.sdk.reconciling import Reconciler
@@ -33,6 +34,8 @@ _log = structlog.get_logger("aegisipc.instance")
 _TICK_S: Final = 0.02
 _CATCH_UP_S: Final = 600.0
 _FOREVER: Final = float("inf")
+_LAST_CALLS_S: Final = 30.0
+"""How long calls may go on running, once the state that they would change has to be built again."""
 _SLICE: Final = 128
 """Handlers started per turn of the event loop: the outcomes of the first ones are on their way while the rest
 run.
@@ -80,6 +83,7 @@ class OwnedHost:
         self._is_pumping = False
         self._is_resuming = False
         self._step_downs = 0
+        self._give_up_at = _FOREVER
         self.signal = Signal()
         self.failure: BaseException | None = None
 
@@ -168,7 +172,7 @@ class OwnedHost:
             await self._following.stop()
         await self._commit.close()
         self.member.retire()
-        self._commands.on_pen_lost()
+        self._on_pen_lost()
         ended = [*self._let_go_of_running(), *self._background]
         for task in ended:
             task.cancel()
@@ -189,6 +193,13 @@ class OwnedHost:
                 cancelled.append(task)
         return cancelled
 
+    def _on_pen_lost(self) -> None:
+        """What is not in the log by now is told otherwise."""
+        self._commands.on_pen_lost()
+        for call, mark, body, emitted in self.member.take_unwritten():
+            telling = self._loop.create_task(self._evidence.tell(call, Done(mark, body, emitted)))
+            self._site.leftovers.adopt(telling)
+
     def _fail(self, error: BaseException) -> None:
         self.failure = error
         self.signal.notify()
@@ -207,15 +218,22 @@ class OwnedHost:
         self.signal.notify()
 
     def _tick(self) -> None:
+        unsaved = self.member.snapshots.take_failure()
+        if unsaved is not None:
+            _log.warning("snapshot_not_written", instance=self._identity.instance, error=describe(unsaved))
         if self._following is not None and self._following.failure is not None and self.failure is None:
             self._fail(
                 self._following.failure
             )  # deaf from here on: only a new incarnation reads the log again
             return
-        self._now_ns = self._site.now_ns()
-        self.member.on_tick(self._now_ns)
-        self._pump()
         self._ticker = self._loop.call_later(_TICK_S, self._tick)
+        self._now_ns = self._site.now_ns()
+        try:
+            self.member.on_tick(self._now_ns)
+            self._pump()
+        except Exception as error:
+            self._fail(error)
+            raise
 
     def _on_ask(self, message: Message) -> None:
         if not message.reply or not self.member.is_active:
@@ -235,7 +253,7 @@ class OwnedHost:
             if self.member.step_downs != self._step_downs:
                 self._step_downs = self.member.step_downs
                 self._let_go_of_running()
-                self._commands.on_pen_lost()
+                self._on_pen_lost()
             self._reconciliation.add(self.member.take_doubts())
             budget = _SLICE
             while budget > 0 and (starts := self.member.take_starts(budget)):
@@ -252,9 +270,13 @@ class OwnedHost:
             self._give_up_state()
 
     def _give_up_state(self) -> None:
-        """The state here cannot be trusted. What ran is concluded, then a new incarnation builds it again."""
-        replica, member = self.member.replica, self.member
-        if self.failure is None and (not member.is_active or member.is_quiet):
+        """The state here cannot be trusted. What ran is concluded, then a new incarnation builds it again.
+        Nobody takes calls till then: so there is an end to waiting.
+        """
+        replica, member, now = self.member.replica, self.member, self._loop.time()
+        self._give_up_at = min(self._give_up_at, now + _LAST_CALLS_S)
+        is_over = not member.is_active or member.is_quiet or now >= self._give_up_at
+        if self.failure is None and is_over:
             _log.warning("state_given_up", instance=self._identity.instance, why=replica.spoiled)
             self._fail(
                 replica.failure or RebuildNeeded(f"cannot go on with the state here: {replica.spoiled}")
@@ -262,22 +284,37 @@ class OwnedHost:
 
     def _resume(self) -> None:
         self._is_resuming = False
-        self._pump()
+        try:
+            self._pump()
+        except Exception as error:
+            self._fail(error)
+            raise
 
     def _run(self, start: Start) -> None:
         # Eager: a handler that never waits finishes here, without a trip through the event loop.
         task = asyncio.Task(self._execute(start), loop=self._loop, eager_start=True)
-        if not task.done():
+        if task.done():
+            self._look_at_end(task)
+        else:
             self._running[task] = start
             task.add_done_callback(self._forget)
 
     def _forget(self, task: asyncio.Task[None]) -> None:
         self._running.pop(task, None)
+        self._look_at_end(task)
 
     def _spawn(self, work: Any) -> None:
         task: asyncio.Task[None] = self._loop.create_task(work)
         self._background.add(task)
         task.add_done_callback(self._background.discard)
+        task.add_done_callback(self._look_at_end)
+
+    def _look_at_end(self, task: asyncio.Task[None]) -> None:
+        """Whatever a handler does is an outcome: an error here is a defect of ours, and a call has none."""
+        error = None if task.cancelled() else task.exception()
+        if error is not None:
+            _log.error("host_defect", instance=self._identity.instance, exc_info=error)
+            self._fail(error)
 
     async def _execute(self, start: Start) -> None:
         done = await self._executor.execute(start.call, start.epoch)
@@ -329,9 +366,8 @@ class OwnedHost:
     async def refused(self, frame: OutFrame, error: WrongSequence) -> OutFrame | None:
         """The fence moved: is the pen still ours?"""
         who = self._identity
-        latest = await self._site.log.last(self._site.subjects.fence(who.service, who.group))
-        event = None if latest is None else decode_event(latest.payload)
-        again = self.member.on_refused(frame.content, latest.seq if latest else 0, event)
+        fence_seq, event = await read_fence(self._site.log, self._site.subjects.fence(who.service, who.group))
+        again = self.member.on_refused(frame.content, fence_seq, event)
         if again is not None:
             return self._out(again)
         _log.warning(

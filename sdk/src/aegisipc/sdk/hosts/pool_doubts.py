@@ -22,6 +22,7 @@ from aegisipc.eventstore.ids import CallId, format_call_id, time_of
 from aegisipc.eventstore.log import Record
 from aegisipc.eventstore.log import Start as From
 from aegisipc.eventstore.nats.message import Message
+from aegisipc.eventstore.seeking import MAX_ACCEPT_DELAY_S, SEEK_MARGIN_S
 from aegisipc.eventstore.subjects import CALL
 from aegisipc.sdk.core.pool import PoolWorker, Resolved
 from aegisipc.sdk.errors import InvalidResult
@@ -37,7 +38,6 @@ from aegisipc.sdk.hosts.telling import (
     answer_ok,
     decode_tell,
 )
-from aegisipc.sdk.pending import MAX_ACCEPT_DELAY_S, SEEK_MARGIN_S
 from aegisipc.sdk.reconciling import Reconciler
 
 _log = structlog.get_logger("aegisipc.instance")

@@ -15,10 +15,10 @@ from aegisipc.eventstore.ids import CallId, time_of
 from aegisipc.eventstore.log import Record
 from aegisipc.eventstore.log import Start as From
 from aegisipc.eventstore.nats.message import Message
+from aegisipc.eventstore.seeking import SEEK_MARGIN_S
 from aegisipc.sdk.core.pool import PoolWorker
 from aegisipc.sdk.core.pool_facts import LookUp
 from aegisipc.sdk.hosts.base import Site
-from aegisipc.sdk.pending import SEEK_MARGIN_S
 from aegisipc.sdk.wire import MAX_ASKED, decode_ask, encode_outcomes
 
 _MAX_IN_VAIN: Final = 10_000

@@ -5,9 +5,9 @@ tell.
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import Callable
-from typing import Any, Final
+from contextlib import suppress
+from typing import Any, Final, NamedTuple
 
 import structlog
 
@@ -43,6 +43,18 @@ MAX_WAITING: Final = 256
 """Commands of operators that may wait for the log at once."""
 
 
+class _Asked(NamedTuple):
+    """When the service is to be asked about a call (event-loop time), and how long it then has peace."""
+
+    call: OpenCall
+    due: float
+    pause_s: float
+
+
+def _claim_of(call: OpenCall) -> tuple[str | None, int]:
+    return call.claimed_by, call.claimed_epoch
+
+
 class Reconciliation:
     """Asks the service about the doubts of one holder, one after another, until each has ended.
 
@@ -60,7 +72,8 @@ class Reconciliation:
         self._reconciler = reconciler
         self._spawn = spawn
         self._wake = wake
-        self._asking: deque[tuple[OpenCall, float, float]] = deque()
+        self._asking: dict[CallId, _Asked] = {}
+        self._added = asyncio.Event()
         self._is_running = False
 
     def add(self, calls: list[OpenCall]) -> None:
@@ -68,7 +81,8 @@ class Reconciliation:
         if not self._reconciler.is_defined or not calls:
             return
         now = asyncio.get_running_loop().time()
-        self._asking.extend((call, now, _FIRST_PAUSE_S) for call in calls)
+        self._asking |= {call.call_id: _Asked(call, now, _FIRST_PAUSE_S) for call in calls}
+        self._added.set()
         if not self._is_running:
             self._is_running = True
             self._spawn(self._run())
@@ -77,21 +91,32 @@ class Reconciliation:
         loop = asyncio.get_running_loop()
         try:
             while self._asking:
-                call, due, pause_s = min(self._asking, key=lambda asked: asked[1])
-                self._asking.remove((call, due, pause_s))
-                if call.call_id not in self._member.doubts:
-                    continue  # it has ended otherwise, or the pen is someone else's
-                await asyncio.sleep(max(0.0, due - loop.time()))
-                if call.call_id not in self._member.doubts:
+                asked = min(self._asking.values(), key=lambda asked: asked.due)
+                left_s = asked.due - loop.time()
+                if left_s > 0:
+                    self._added.clear()
+                    with suppress(TimeoutError):
+                        await asyncio.wait_for(self._added.wait(), left_s)
                     continue
-                finding = await self._reconciler.ask(call)
-                if finding is None:
-                    again = min(2 * pause_s, _LONGEST_PAUSE_S)
-                    self._asking.append((call, loop.time() + pause_s, again))
-                elif self._conclude(call, finding):
-                    self._wake()
+                del self._asking[asked.call.call_id]
+                if (
+                    asked.call.call_id in self._member.doubts
+                ):  # else it has ended otherwise, or the pen is gone
+                    await self._ask(asked)
         finally:
             self._is_running = False
+
+    async def _ask(self, asked: _Asked) -> None:
+        call, claim = asked.call, _claim_of(asked.call)
+        finding = await self._reconciler.ask(call)
+        if _claim_of(call) != claim:
+            return  # it was begun again elsewhere meanwhile: the finding is about an earlier run
+        if finding is None:
+            again = asyncio.get_running_loop().time() + asked.pause_s
+            later = _Asked(call, again, min(2 * asked.pause_s, _LONGEST_PAUSE_S))
+            self._asking.setdefault(call.call_id, later)
+        elif self._conclude(call, finding):
+            self._wake()
 
     def _conclude(self, call: OpenCall, finding: Finding) -> bool:
         who = self._member.identity
@@ -130,13 +155,19 @@ class Commands:
             self._obey(command, message.reply)
         except AegisError as error:
             self._post(message.reply, answer_error(error))
+        except Exception as error:  # noqa: BLE001 - a defect must not leave the operator without an answer
+            _log.error("tell_failed", exc_info=error)
+            why = TellError(
+                "cannot obey: an unexpected error, which is in the instance's log; see what holds, try again"
+            )
+            self._post(message.reply, answer_error(why))
         self._wake()
 
     def _obey(self, command: Tell, reply: str) -> None:
         if isinstance(command, Resolve):
             self._resolve(command, reply)
             return
-        if len(self._checking) >= MAX_WAITING:
+        if sum(map(len, self._checking.values())) >= MAX_WAITING:
             raise Busy(f"cannot take more than {MAX_WAITING} checks at once; try again")
         digest = self._member.replica.check()
         if digest is None:

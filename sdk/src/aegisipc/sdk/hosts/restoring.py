@@ -8,7 +8,7 @@ from typing import Final, NamedTuple
 import structlog
 
 from aegisipc.eventstore.errors import AegisError, MalformedPayload
-from aegisipc.eventstore.frames import OUTCOMES, decode_pen
+from aegisipc.eventstore.frames import OUTCOMES, Mark, decode_pen
 from aegisipc.eventstore.group_snapshots import GroupSnapshot, decode_snapshot, load_calls
 from aegisipc.eventstore.log import Record, Start
 from aegisipc.eventstore.memories import Outcome
@@ -118,5 +118,10 @@ def _remember(record: Record, held: tuple[str | None, int], site: Site, member: 
     if outcomes is None or (site.subjects.parse(record.subject).who, frame.epoch) != held:
         return
     for (mark, call_id), body in zip(frame.entries, frame.bodies, strict=True):
-        if mark in OUTCOMES:
+        known = outcomes.get(call_id)
+        if known is not None and known.mark is not Mark.IN_DOUBT:
+            continue  # the first outcome counts
+        if mark is Mark.NOT_EXECUTED:
+            outcomes.drop(call_id)
+        elif mark in OUTCOMES:
             outcomes.add(Outcome(call_id, mark, body))

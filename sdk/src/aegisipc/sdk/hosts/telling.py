@@ -1,4 +1,4 @@
-"""What operators tell the holder of a group's pen (in a pool: the eldest worker), and how it answers: JSON."""
+"""What operators tell the holder of a pen (in a pool: the eldest worker), and how it answers: JSON."""
 
 from __future__ import annotations
 
