@@ -13,6 +13,7 @@ import structlog
 from hypothesis import HealthCheck, Phase, settings
 
 from aegisipc.router.infrastructure.embedded import EmbeddedServer
+from aegisipc.router.infrastructure.server_config import ServerTuning
 from tests.support.processes import child_server_pids
 
 # On a busy machine an example may take long: that is no failure. And a failure is not explained by running it
@@ -64,7 +65,9 @@ def shared_server(
     no_server_is_left_behind: None, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[EmbeddedServer]:
     """One server for all tests that keep to a unique namespace each and never stop or freeze it."""
-    server = EmbeddedServer(tmp_path_factory.mktemp("shared-nats"), fsync=False)
+    # Each namespace reserves room for its heartbeats, though it uses next to nothing of it.
+    roomy = ServerTuning(jetstream_max_store_bytes=1 << 42)
+    server = EmbeddedServer(tmp_path_factory.mktemp("shared-nats"), fsync=False, tuning=roomy)
     run_in_own_loop(server.start)
     try:
         yield server

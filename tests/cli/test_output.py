@@ -119,12 +119,12 @@ def test_an_event_is_a_line_with_time_place_type_and_essence(plain: Paint) -> No
         record(event("group.promoted.v1", epoch=2, holder="o2", cause="was lost")), SUBJECTS, plain
     )
     assert line.startswith("2023-11-14T22:13:20.123Z       7  orders/g1/ha/_group ")
-    assert line.endswith(" group.promoted.v1     epoch 2 to o2: was lost")
+    assert line.endswith(" group.promoted.v1         epoch 2 to o2: was lost")
 
 
 def test_events_of_other_versions_are_shown_as_they_are(plain: Paint) -> None:
     assert as_line(record(event("group.renamed.v3", to="x")), SUBJECTS, plain).endswith(
-        "group.renamed.v3      to x"
+        "group.renamed.v3          to x"
     )
     assert as_line(record(event("group.promoted.v9", no=1)), SUBJECTS, plain).endswith("{'no': 1}")
     assert as_plain(record(event("group.renamed.v3", to="x")), SUBJECTS)["data"] == {"to": "x"}

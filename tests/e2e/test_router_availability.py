@@ -81,9 +81,9 @@ async def abandon(router: Router) -> None:
 
 async def test_when_the_leader_is_killed_a_warm_follower_decides(place: Place) -> None:
     first = place.routers[0]
+    await leads(first)
     second = await place.router()
     async with under_load(place) as (running, steady):
-        await leads(first)
         await abandon(first)
         await running["a"].vanish()
         await leads(second)
