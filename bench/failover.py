@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import signal
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Final
 
 from aegisipc.eventstore.cli import say
+from aegisipc.eventstore.cli.ending import ended_by_sigterm
 from aegisipc.eventstore.cli.output import print_json
 from aegisipc.eventstore.errors import AegisError
 from aegisipc.eventstore.nats.connection import Connection
@@ -141,15 +140,3 @@ async def chronicled(url: str) -> Chronicle:
         async for record in log.read([subjects.everything]):
             found.add(record, subjects)
     return found
-
-
-@contextmanager
-def ended_by_sigterm() -> Iterator[None]:
-    """End as cleanly by SIGTERM as by Ctrl-C: children are stopped, files removed."""
-    task, loop = asyncio.current_task(), asyncio.get_running_loop()
-    if task is not None:
-        loop.add_signal_handler(signal.SIGTERM, task.cancel)
-    try:
-        yield
-    finally:
-        loop.remove_signal_handler(signal.SIGTERM)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import signal
 import tempfile
 import time
 from argparse import Namespace
@@ -16,6 +15,7 @@ from typing import Any, Final
 from rich.console import Console
 
 from aegisipc.eventstore.cli import say
+from aegisipc.eventstore.cli.ending import ended_by_sigterm
 from aegisipc.eventstore.cli.output import print_json
 from aegisipc.eventstore.errors import AegisError
 from aegisipc.eventstore.nats.connection import Connection
@@ -174,18 +174,6 @@ def data_dir(chosen: Path | None) -> Iterator[Path]:
             path=str(chosen),
         )
     yield chosen
-
-
-@contextmanager
-def ended_by_sigterm() -> Iterator[None]:
-    """End as cleanly by SIGTERM as by Ctrl-C: children are stopped, files removed."""
-    task, loop = asyncio.current_task(), asyncio.get_running_loop()
-    if task is not None:
-        loop.add_signal_handler(signal.SIGTERM, task.cancel)
-    try:
-        yield
-    finally:
-        loop.remove_signal_handler(signal.SIGTERM)
 
 
 def _title(steps: Sequence[Step], *, fsync: bool) -> str:

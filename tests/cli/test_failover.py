@@ -92,8 +92,8 @@ class Load:
             self.errors.append(error)
 
     async def finish(self) -> None:
-        while self._calls:
-            await asyncio.gather(*self._calls)
+        if self._calls:
+            await asyncio.wait(list(self._calls))
 
 
 @asynccontextmanager
