@@ -22,6 +22,7 @@ from aegisipc.eventstore.streams import open_log
 from aegisipc.eventstore.subjects import EVIDENCE, subjects_of
 from aegisipc.sdk import Client, Service
 from aegisipc.sdk.core.replica import Replica
+from aegisipc.sdk.hosts.base import Host
 from aegisipc.sdk.hosts.owned import OwnedHost
 from aegisipc.sdk.instance import Instance
 from tests.e2e.kit import Place, Running
