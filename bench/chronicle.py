@@ -1,4 +1,6 @@
-"""What the log says of a run with failovers, record by record. Pure; keeps open calls only."""
+"""What the log says of a run with failovers, record by record. Pure; of calls it keeps those that are open,
+and the dead letters.
+"""
 
 from __future__ import annotations
 
@@ -15,13 +17,13 @@ from aegisipc.eventstore.events import (
 from aegisipc.eventstore.frames import OUTCOMES, Mark, PenFrame, decode_calls, decode_pen
 from aegisipc.eventstore.ids import CallId
 from aegisipc.eventstore.log import Record
-from aegisipc.eventstore.subjects import CALL, GROUP_WHO, HA, PEN, Subjects
+from aegisipc.eventstore.subjects import CALL, CONCLUSIONS, GROUP_WHO, HA, Subjects
 
 _CONCLUDED: Final = OUTCOMES - {Mark.IN_DOUBT}
 _WORKED: Final = frozenset({Mark.SUCCEEDED, Mark.FAILED})
 """Outcomes that take a handler: a doubt can be declared, and an expiry found, without any work."""
 
-_STEPS: Final = frozenset({Mark.CLAIMED, Mark.IN_DOUBT, Mark.NOT_EXECUTED})
+_STEPS: Final = frozenset({Mark.CLAIMED, Mark.IN_DOUBT, Mark.NOT_EXECUTED, Mark.RETRY_SCHEDULED})
 _MAY_HAVE_RUN: Final = frozenset({Mark.CLAIMED, Mark.IN_DOUBT})
 
 
@@ -56,6 +58,8 @@ class Chronicle:
     fenced_frames: int = 0
     """Stored although their writer did not hold the pen: the server must refuse such frames."""
     unreadable: int = 0
+    _dead: set[CallId] = field(default_factory=set)
+    """Dead letters, which an operator may have run again."""
     _holder: tuple[str, int] = ("", 0)
     _numbers: dict[tuple[str, int], int] = field(default_factory=dict)
 
@@ -65,7 +69,7 @@ class Chronicle:
             place = subjects.parse(record.subject)
             if place.kind == CALL:
                 self._calls(record)
-            elif place.kind == PEN:
+            elif place.kind in CONCLUSIONS:
                 self._pen(record, place.who)
             elif place.kind == HA and place.who == GROUP_WHO:
                 self._event(record)
@@ -115,10 +119,15 @@ class Chronicle:
     def _facts(self, frame: PenFrame) -> None:
         for mark, call_id in frame.entries:
             self.marks[mark] += 1
-            if call_id not in self.open:
+            if mark is Mark.REQUEUED and call_id in self._dead:
+                self._dead.remove(call_id)
+                self.open[call_id] = mark
+            elif call_id not in self.open:
                 self.duplicates += mark in OUTCOMES
             elif mark in _CONCLUDED:
                 del self.open[call_id]
+                if mark is Mark.DEAD_LETTERED:
+                    self._dead.add(call_id)
             elif mark in _STEPS:
                 self.started_twice += mark is Mark.CLAIMED and self.open[call_id] in _MAY_HAVE_RUN
                 self.open[call_id] = mark

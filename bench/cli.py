@@ -14,6 +14,30 @@ def _configure(parser: ArgumentParser) -> None:
     kinds = parser.add_subparsers(dest="kind", required=True, metavar="WHAT")
     _configure_rpc(kinds)
     _configure_failover(kinds)
+    _configure_keys(kinds)
+
+
+def _configure_keys(kinds: Any) -> None:
+    keys = kinds.add_parser(
+        "keys",
+        help="what idempotency keys cost in time and memory",
+        description="Calls with distinct idempotency keys beside calls without, and the memory of each "
+        "process as the keys gather; then keys are used again, also after the service was killed and "
+        "started anew. Exit code 1 if one gives another result than before, or anything runs twice.",
+    )
+    keys.add_argument(
+        "--keys", type=_count, default=100_000, metavar="N", help="distinct keys (default: %(default)s)"
+    )
+    keys.add_argument(
+        "--concurrency",
+        type=_count,
+        default=256,
+        metavar="N",
+        help="calls in flight (default: %(default)s)",
+    )
+    keys.add_argument("--pool", action="store_true", help="call a pool, not a group with a pen")
+    _add_common(keys)
+    keys.set_defaults(measure=_run_keys)
 
 
 def _configure_rpc(kinds: Any) -> None:
@@ -119,6 +143,14 @@ def _run_failover(args: Namespace) -> int:
     return run_async(report(plan, as_json=args.json))
 
 
+def _run_keys(args: Namespace) -> int:
+    from aegisipc.eventstore.cli.running import run_async  # noqa: PLC0415 - heavy: not for --help
+    from bench.keys import Plan, report  # noqa: PLC0415 - as above
+
+    plan = Plan(args.keys, args.concurrency, args.pool, fsync=not args.no_fsync)
+    return run_async(report(plan, as_json=args.json))
+
+
 def _run_rpc(args: Namespace) -> int:
     from aegisipc.eventstore.cli.running import run_async  # noqa: PLC0415 - heavy: not for --help
     from bench.rpc import Plan, report  # noqa: PLC0415 - as above
@@ -140,13 +172,14 @@ def _counts(text: str) -> list[int]:
 
 VERB = Verb(
     "bench",
-    "measure calls beside their baselines, and failovers",
+    "measure calls beside their baselines, failovers, and keys",
     _configure,
     _run,
     examples="""
 aegis bench rpc
 aegis bench rpc --concurrency 64 --no-fsync --json
 aegis bench failover
+aegis bench keys --keys 1000000 --json
 aegis bench failover --kills 10 --rate 1000 --effect once --no-system-account --json
 """,
 )

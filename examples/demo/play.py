@@ -18,6 +18,7 @@ from typing import Any, Final
 from aegisipc.eventstore.errors import AegisError
 from aegisipc.eventstore.ids import parse_call_id
 from aegisipc.sdk import (
+    CallCancelled,
     CallError,
     CallExpired,
     CallFailed,
@@ -181,17 +182,16 @@ async def _final(pending: Pending, doubt_s: float) -> Any:
             raise doubt from None
 
 
+_ENDINGS: Final[tuple[tuple[type[AegisError], Ending], ...]] = (
+    (DeadLettered, Ending.DEAD_LETTERED),
+    (CallFailed, Ending.FAILED),
+    (CallExpired, Ending.EXPIRED),
+    (CallCancelled, Ending.CANCELLED),
+    (CallInDoubt, Ending.IN_DOUBT),
+)
+
+
 def _ending_of(error: AegisError) -> Ending:
-    match error:
-        case RemoteError(code="unexpected_result"):  # it succeeded, with a result that is not ours to read
-            return Ending.SUCCEEDED
-        case DeadLettered():
-            return Ending.DEAD_LETTERED
-        case CallFailed():
-            return Ending.FAILED
-        case CallExpired():
-            return Ending.EXPIRED
-        case CallInDoubt():
-            return Ending.IN_DOUBT
-        case _:
-            return Ending.UNANSWERED
+    if isinstance(error, RemoteError) and error.code == "unexpected_result":
+        return Ending.SUCCEEDED  # with a result that is not ours to read
+    return next((ending for kind, ending in _ENDINGS if isinstance(error, kind)), Ending.UNANSWERED)

@@ -1,8 +1,8 @@
 """The recount: what happened, from the log alone.
 
-It reads every call frame and every pen frame of the namespace and counts with code of its own; it shares
-neither memory with the clients nor folds with the services, only the format of a frame. So it can disagree
-with them, and that is its purpose.
+It reads every call frame and every pen frame of the namespace, those about dead letters included, and counts
+with code of its own; it shares neither memory with the clients nor folds with the services, only the format
+of a frame. So it can disagree with them, and that is its purpose.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from aegisipc.eventstore.frames import OUTCOMES, Mark, decode_calls, decode_pen
 from aegisipc.eventstore.ids import CallId, format_call_id
 from aegisipc.eventstore.log import BEGINNING, Log, Record, Start
 from aegisipc.eventstore.names import POOL_GROUP
-from aegisipc.eventstore.subjects import CALL, GROUP_WHO, HA, PEN, Place, Subjects
+from aegisipc.eventstore.subjects import CALL, CONCLUSIONS, GROUP_WHO, HA, Place, Subjects
 from examples.demo.tally import ANSWERED, Ending, Seen
 
 ENDING_OF: Final = {
@@ -30,9 +30,12 @@ ENDING_OF: Final = {
     Mark.EXPIRED: Ending.EXPIRED,
     Mark.IN_DOUBT: Ending.IN_DOUBT,
     Mark.DEAD_LETTERED: Ending.DEAD_LETTERED,
+    Mark.CANCELLED: Ending.CANCELLED,
 }
+"""A duplicate ends like the call that it repeats."""
 
 _MAX_SHOWN: Final = 5
+_MAX_LINKS: Final = 8
 
 
 @dataclass(slots=True)
@@ -43,7 +46,9 @@ class Traced:
     seq: int
     claims: int = 0
     may_claim: int = 1
-    """One claim, and one more whenever somebody found out that the call had not been executed."""
+    """One claim, and one more whenever the call may be begun again: it was found not to have been executed,
+    its attempt failed and another one is due, or an operator had a dead letter requeued.
+    """
     conclusions: int = 0
     was_doubted: bool = False
     resolved: Mark | None = None
@@ -74,7 +79,7 @@ class Recount:
             place = subjects.parse(record.subject)
             if place.kind == CALL:
                 self._add_calls(record, place.service)
-            elif place.kind == PEN:
+            elif place.kind in CONCLUSIONS:
                 self._add_facts(record, place)
             elif place.kind == HA and place.who == GROUP_WHO:
                 self._add_decision(record, place)
@@ -86,8 +91,8 @@ class Recount:
         if not self._is_new(record.subject, frame.session, frame.number):
             return
         for entry in frame.entries:
-            if entry.call_id in self.calls:
-                self.accepted_twice += 1
+            if entry.call_id in self.calls:  # in a pool, a dead letter comes back in a frame of its own
+                self.accepted_twice += entry.options is None or entry.options.requeue is None
             else:
                 self.calls[entry.call_id] = Traced(f"{service}.{entry.method}", record.seq)
 
@@ -123,20 +128,31 @@ class Recount:
         self._numbers.add(key)
         return True
 
+    def answer_to(self, call: Traced) -> Traced:
+        """Return the call whose outcome is this one's: its own, unless it has the key of an earlier one."""
+        for _ in range(_MAX_LINKS):
+            first = self.calls.get(call.body or b"") if call.mark is Mark.DUPLICATE else None
+            if first is None:
+                break
+            call = first
+        return call
+
     @property
     def endings(self) -> Counter[Ending]:
         """How many calls ended how."""
-        return Counter(ENDING_OF[call.mark] for call in self.calls.values() if call.mark is not None)
+        marks = (self.answer_to(call).mark for call in self.calls.values())
+        return Counter(ENDING_OF[mark] for mark in marks if mark in ENDING_OF)
 
     @property
     def codes(self) -> Counter[str]:
         """How many calls failed with which error."""
-        return Counter(error_code(call) for call in self.calls.values() if call.mark is Mark.FAILED)
+        ends = (self.answer_to(call) for call in self.calls.values())
+        return Counter(error_code(call) for call in ends if call.mark is Mark.FAILED)
 
     @property
     def lost(self) -> list[CallId]:
         """Calls without any outcome."""
-        return [call_id for call_id, call in self.calls.items() if call.mark is None]
+        return [call_id for call_id, call in self.calls.items() if self.answer_to(call).mark not in ENDING_OF]
 
     @property
     def duplicates(self) -> list[CallId]:
@@ -162,6 +178,13 @@ def _add_fact(call: Traced, mark: Mark, body: bytes | None) -> None:
         if mark is Mark.NOT_EXECUTED:
             call.may_claim += 1
             call.mark = None
+    elif mark is Mark.RETRY_SCHEDULED:
+        call.may_claim = call.claims + 1
+    elif mark is Mark.REQUEUED:
+        if call.mark is Mark.DEAD_LETTERED:
+            call.mark = call.body = None
+            call.conclusions -= 1
+            call.may_claim = call.claims + 1
     elif mark in OUTCOMES:
         call.conclusions += mark is not Mark.IN_DOUBT
         call.was_doubted |= mark is Mark.IN_DOUBT
@@ -199,7 +222,7 @@ def differences(
         if one.ending is Ending.NOT_ACCEPTED:
             continue
         known.add(one.call_id)
-        why = _difference(counted.calls.get(one.call_id), one, results)
+        why = _difference(counted, one, results)
         if why:
             found.append(f"{one.target} {format_call_id(one.call_id)}: {why}")
     found += [
@@ -210,8 +233,10 @@ def differences(
     return len(found), found[:_MAX_SHOWN]
 
 
-def _difference(call: Traced | None, seen: Seen, results: Mapping[str, type | Any]) -> str:
-    if call is None or call.mark is None:
+def _difference(counted: Recount, seen: Seen, results: Mapping[str, type | Any]) -> str:
+    found = counted.calls.get(seen.call_id)
+    call = None if found is None else counted.answer_to(found)
+    if call is None or call.mark not in ENDING_OF:
         what = "the log does not hold it" if call is None else "the log has no outcome"
         return f"its caller saw {seen.ending}, but {what}" if seen.ending in ANSWERED else ""
     recorded = ENDING_OF[call.mark]

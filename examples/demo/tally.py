@@ -27,11 +27,12 @@ class Ending(StrEnum):
     EXPIRED = "expired"
     IN_DOUBT = "in_doubt"
     DEAD_LETTERED = "dead_lettered"
+    CANCELLED = "cancelled"
     UNANSWERED = "unanswered"  # accepted, or perhaps accepted, and no outcome came in time
     NOT_ACCEPTED = "not_accepted"  # certainly not in the log
 
 
-ANSWERED: Final = (Ending.SUCCEEDED, Ending.FAILED, Ending.EXPIRED, Ending.IN_DOUBT, Ending.DEAD_LETTERED)
+ANSWERED: Final = frozenset(Ending) - {Ending.UNANSWERED, Ending.NOT_ACCEPTED}
 
 
 @dataclass(frozen=True, slots=True)

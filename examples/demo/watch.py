@@ -17,7 +17,7 @@ from aegisipc.eventstore.log import Record
 from aegisipc.eventstore.nats.connection import Connection
 from aegisipc.eventstore.nats.options import ConnectOptions
 from aegisipc.eventstore.streams import open_log
-from aegisipc.eventstore.subjects import GROUP_WHO, HA, PEN, Place, Subjects
+from aegisipc.eventstore.subjects import CONCLUSIONS, GROUP_WHO, HA, Place, Subjects
 
 _SERVICE: Final = "orders"
 _WORKED: Final = frozenset({Mark.SUCCEEDED, Mark.FAILED})
@@ -49,13 +49,13 @@ class Watch:
     @property
     def filters(self) -> list[str]:
         """What to follow."""
-        return [self._subjects.of_kind(_SERVICE, "*", kind) for kind in (HA, PEN)]
+        return [self._subjects.of_kind(_SERVICE, "*", kind) for kind in (HA, *sorted(CONCLUSIONS))]
 
     def take(self, record: Record) -> None:
         """Take in one record; whatever cannot be read is the recount's business."""
         try:
             place = self._subjects.parse(record.subject)
-            if place.kind == PEN:
+            if place.kind in CONCLUSIONS:
                 self._facts(record, place)
             else:
                 self._event(record, place)

@@ -47,8 +47,38 @@ def test_the_clients_name_is_in_the_log(system: System) -> None:
     done = system.aegis(
         "call", "orders.position", '"acc_1"', "--name", "strategy-7", "--submit", "--json", *AT
     )
-    assert set(done.json) == {"call_id"}
+    assert set(done.json) == {"call_id", "receipt"}
     assert "/call/strategy-7 " in system.aegis("log", "tail", "--kind", "call").out
+
+
+def test_a_submitted_calls_receipt_says_what_the_servers_word_is_worth(system: System) -> None:
+    told = system.aegis("call", "orders.position", '"acc_1"', "--submit", "--json", *AT).json["receipt"]
+    assert set(told) == {"durability", "replicas", "seq", "fsync"}
+    assert told["durability"] in {"written", "fsynced"}
+    assert told["replicas"] == 1
+    assert told["seq"] > 0
+    shown = system.aegis("call", "orders.position", '"acc_1"', "--submit", *AT)
+    assert shown.out.count("\n") == 1
+    assert f"durable: {told['durability']}, 1 copy, sync {told['fsync']}, sequence " in shown.err
+
+
+def test_a_call_with_a_key_runs_once_and_is_found_by_the_key(system: System) -> None:
+    words = ["call", "orders.position", '"acc_1"', "5", "--key", "cli-1", "--priority", "high", *AT]
+    first = system.aegis(*words, "--json")
+    assert first.json["result"] == EXPECTED
+    assert system.aegis(*words, "--json").json["result"] == EXPECTED
+    found = system.aegis("call", "--attach-key", "cli-1", "orders", "--json", *AT)
+    assert found.json == {"call_id": first.json["call_id"], "result": EXPECTED}
+    conflict = system.aegis("call", "orders.position", '"acc_1"', "6", "--key", "cli-1", "--json", *AT)
+    assert (conflict.code, conflict.error["code"]) == (1, "idempotency_conflict")
+    assert first.json["call_id"] in conflict.err
+
+
+def test_a_finished_call_cannot_be_cancelled(system: System) -> None:
+    done = system.aegis("call", "orders.position", '"acc_1"', "5", "--json", *AT)
+    cancelled = system.aegis("call", "--cancel", done.json["call_id"], "--reason", "late", "--json")
+    assert (cancelled.code, cancelled.error["code"]) == (1, "call_finished")
+    assert cancelled.error["details"]["state"] == "succeeded"
 
 
 def test_a_refusal_of_the_handler_shows_code_and_details(system: System) -> None:
@@ -77,7 +107,12 @@ def test_a_failed_call_fails_for_whoever_attaches(system: System) -> None:
         (["orders.position", '"a"', "--kw", "other=1", *AT], "invalid_arguments", "other"),
         (["orders", *AT], "invalid_name", "orders.place"),
         (["--attach", "not-an-id"], "malformed_payload", "not-an-id"),
-        (["--attach", "01a1fa7c-d4ac-7000-8000-0742391525c4"], "call_unknown", "never accepted"),
+        (["--cancel", "not-an-id"], "malformed_payload", "not-an-id"),
+        (["--cancel", "01a1fa7c-d4ac-7000-8000-0742391525c4"], "call_unknown", "older than the log"),
+        (["--attach-key", "nobody's", "orders", *AT], "call_unknown", "no call of orders"),
+        (["--attach-key", "k", "nobody"], "no_route", "nobody"),
+        (["orders.position", '"a"', "--key", "", *AT], "invalid_name", "idempotency key"),
+        (["--attach", "01a1fa7c-d4ac-7000-8000-0742391525c4"], "call_unknown", "older than the log"),
         (["orders.position", '"a"', "--name", "a.b", *AT], "invalid_name", "client"),
     ],
 )
@@ -105,6 +140,15 @@ def test_what_cannot_be_called_is_a_typed_error(
         (["orders.position", "--timeout", "0"], "above 0"),
         (["orders.position", "--timeout", "nan"], "above 0"),
         (["--attach", "x", "orders.position"], "--attach takes"),
+        (["--cancel", "x", "orders.position"], "--cancel takes"),
+        (["--cancel", "x", "--attach", "y"], "not allowed with"),
+        (["--cancel", "x", "--key", "k"], "--key and --priority are for calls that are made now"),
+        (["--attach", "x", "--priority", "low"], "--key and --priority are for calls that are made now"),
+        (["--attach-key", "k"], "--attach-key takes the SERVICE"),
+        (["--attach-key", "k", "orders", "5"], "--attach-key takes the SERVICE"),
+        (["orders.position", "--reason", "why"], "--reason is for --cancel"),
+        (["orders.position", "--priority", "urgent"], "invalid choice"),
+        (["orders.position", "--kw", "idempotency_key=1"], "by position"),
         (["orders.position", "--submit", "--attach", "x"], "not allowed with"),
         (["orders.position", "--tim", "1"], "unrecognized arguments"),
     ],

@@ -182,6 +182,50 @@ def test_doubts_and_refused_frames_are_counted_and_lead_further() -> None:
     assert text.splitlines()[-2:] == notes
 
 
+CONGESTED = watch(ev.GroupCongested(open=50, limit=50, retry_after_ms=1500, decided_by="r1"))
+
+
+def test_a_congested_group_shows_how_full_it_is_since_when_and_when_to_try_again() -> None:
+    known = {"router": ROUTER | {"open_calls": {"orders/g1": 57}}}
+    known["pulses"] = {
+        "orders-1-run": Pulse(0.2, {"waiting": 55}),
+        "orders-2-run": Pulse(0.2, {"waiting": 9}),
+    }
+    text = text_of([*PAIR, CONGESTED], **known)
+    assert row_of(text, "g1")[8:11] == ["57/50", "(55", "wait)"]
+    assert text.splitlines()[-1] == (
+        "orders/g1: congested, for 5.0 s: 50 calls were open, of 50 at most; clients refuse calls, and are "
+        "to try again after 1.5 s"
+    )
+    group = as_plain(status_of([*PAIR, CONGESTED], **known))["services"]["orders"]["groups"]["g1"]
+    assert group["congestion"] == {
+        "open": 50,
+        "limit": 50,
+        "retry_after_ms": 1500,
+        "since_ns": (len(PAIR) + 1) * SECOND_NS,
+    }
+    assert (group["open_calls"], group["waiting"]) == (57, 55)
+
+
+def test_a_group_that_is_relieved_is_sound_again() -> None:
+    relieved = watch(ev.GroupRelieved(open=3, decided_by="r1"))
+    said = [*PAIR, CONGESTED, relieved]
+    assert "congested" not in text_of(said)
+    group = as_plain(status_of(said))["services"]["orders"]["groups"]["g1"]
+    assert (group["congestion"], group["waiting"]) == (None, None)
+
+
+def test_what_waits_in_a_pool_is_the_sum_of_what_its_workers_have_in_hand() -> None:
+    said = [LED, *joined("w1", group="_pool"), *joined("w2", group="_pool"), *joined("w3", group="_pool")]
+    pulses = {
+        "w1-run": Pulse(0.2, {"waiting": 3}),
+        "w2-run": Pulse(0.2, {"waiting": 4}),
+        "w3-run": Pulse(0.2, {}),
+    }
+    text = text_of(said, pulses=pulses, router=ROUTER | {"open_calls": {"orders/_pool": 9}})
+    assert "  9 (7 wait)  " in text
+
+
 def test_a_troubled_instance_is_marked_where_it_is_named() -> None:
     suspected = ev.InstanceSuspected(
         instance="orders-2", incarnation="orders-2-run", last_pulse_ns=0, silence_ms=1000, decided_by="r1"

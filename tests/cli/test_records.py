@@ -136,6 +136,22 @@ EVENTS: list[tuple[str, ev.Event, str]] = [
         "r1 leads term 1: nobody leads",
     ),
     (S.term, ev.RouterResigned(term=1, router="r1", incarnation="x"), "r1 leads term 1 no more"),
+    (
+        S.contract("orders", "acc", "i1"),
+        ev.ServiceContract(digest="0123456789abcdef" * 4, schemas="eJyr"),
+        "schemas 0123456789abcdef of what it offers (4 bytes)",
+    ),
+    (
+        WATCH,
+        ev.GroupCongested(open=57, limit=50, retry_after_ms=1500, decided_by="r1"),
+        "57 open calls of 50: clients hold back, 1.5 s (by r1)",
+    ),
+    (WATCH, ev.GroupRelieved(open=39, decided_by="r1"), "39 open calls: clients may go on (by r1)"),
+    (
+        S.cancel("orders", "g1", "desk-1"),
+        ev.CancelRequested(call_ids=(ID,), author="ann@box", reason="wrong account"),
+        f"{ID} not to run, or to stop, asks ann@box: wrong account",
+    ),
 ]
 
 

@@ -101,6 +101,9 @@ async def test_a_server_without_jetstream_is_an_error(aegis: Aegis, tmp_path: Pa
         ["--suspect-after-ms", "0"],
         ["--probe-ms", "-1"],
         ["--probe-ms", "x"],
+        ["--objects-max-bytes", "-1"],
+        ["--objects-grace-s", "-1"],
+        ["--objects-grace-s", "x"],
         ["--suspect-after-ms", "2000", "--lost-after-ms", "1000"],
     ],
 )

@@ -4,23 +4,38 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import subprocess
 import sys
+import time
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import pytest
 
-from aegisipc.eventstore.errors import AegisError, PermissionDenied
-from aegisipc.eventstore.ids import parse_call_id
+from aegisipc.eventstore.errors import ObjectMissing, PermissionDenied
+from aegisipc.eventstore.ids import CallIds, parse_call_id
 from aegisipc.eventstore.jetstream import JetStreamLog
 from aegisipc.eventstore.log import Expect
 from aegisipc.eventstore.nats.connection import Connection
+from aegisipc.eventstore.object_layout import CHUNK_BYTES
+from aegisipc.eventstore.objects import Objects
+from aegisipc.eventstore.references import arguments_name, result_name
 from aegisipc.eventstore.streams import LogOptions, create_log, open_log
 from aegisipc.eventstore.topology import Topology
 from aegisipc.router.application.router import Router, RouterOptions
-from aegisipc.sdk import Context, Service, connect
+from aegisipc.router.infrastructure.sweeping import Sweeper, SweepOptions
+from aegisipc.sdk import (
+    CallCancelled,
+    Context,
+    ContractMismatch,
+    DeadLettered,
+    Service,
+    ServiceError,
+    connect,
+)
 from aegisipc.sdk.instance import Instance, InstanceOptions
+from aegisipc.sdk.retry import Retry
 from aegisipc.sdk.wire import decode_outcomes, encode_ask
 from tests.deploy.cluster import SUBJECTS, Cluster
 from tests.support.waiting import eventually
@@ -50,13 +65,21 @@ async def test_each_role_can_do_its_own_work(cluster: Cluster) -> None:
         await clients_log.append(SUBJECTS.call("orders", "g1", "strategy-7"), b"call")
         expected = Expect(fence.seq, SUBJECTS.fence("orders", "g1"))
         await log.append(SUBJECTS.pen("orders", "g1", "orders-1"), b"outcome", expect=expected)
+        await log.append(SUBJECTS.dead("orders", "g1", "orders-1"), b"dead letter", expect=expected)
+        await log.append(SUBJECTS.keys("orders", "g1", "orders-1"), b"segment", expect=expected)
         await log.append(SUBJECTS.state("orders", "g1", "orders-1"), b"snapshot", expect=expected)
         await log.append(SUBJECTS.evidence("orders", "g1", "orders-1"), b"it ran")
+        hints: list[bytes] = []
+        await client.subscribe(SUBJECTS.flow("orders", "g1"), lambda message: hints.append(message.payload))
+        await instance.publish(SUBJECTS.flow("orders", "g1"), b"wait")
+        await eventually(lambda: hints, within_s=20)
 
-        seen = await read_on(log, SUBJECTS.group("orders", "g1"), 6)
+        seen = await read_on(log, SUBJECTS.group("orders", "g1"), 8)
         routes = await read_on(clients_log, SUBJECTS.topology, 2)
         last = await log.last(SUBJECTS.fence("orders", "g1"))
-    assert seen == [b"registered", b"promoted", b"call", b"outcome", b"snapshot", b"it ran"]
+    assert seen[:4] == [b"registered", b"promoted", b"call", b"outcome"]
+    assert seen[4:] == [b"dead letter", b"segment", b"snapshot", b"it ran"]
+    assert hints == [b"wait"]
     assert routes == [b"registered", b"promoted"]
     assert last is not None
     assert last.payload == b"promoted"
@@ -134,6 +157,155 @@ async def test_a_router_an_instance_a_worker_and_a_client_need_nothing_more(clus
             assert told["services"]["orders"]["groups"]["g1"]["instances"]["orders-1"]["pulse"], user
         assert router.status()["system_account"]
         await eventually(lambda: router.status()["probes"]["answered"] >= 3, within_s=20)
+    assert cluster.refusals() == refused_before
+
+
+@pytest.mark.slow
+async def test_large_bodies_are_stored_by_those_who_call_and_serve_and_removed_by_the_router(
+    cluster: Cluster,
+) -> None:
+    body = os.urandom(3 * CHUNK_BYTES + 1)
+    call_id = CallIds(7).next(int(time.time() * 1000))
+    arguments = arguments_name("orders", "g1", call_id)
+    refused_before = cluster.refusals()
+    async with (
+        await cluster.connect("router") as router,
+        await cluster.connect("orders-1") as instance,
+        await cluster.connect("quotes-1") as worker,
+        await cluster.connect("strategy-7") as client,
+        await cluster.connect("operator") as operator,
+    ):
+        await create_log(router, SUBJECTS, LogOptions(replicas=3, max_bytes=1 << 30))
+        sent = await Objects(client, SUBJECTS).put(arguments, body)
+        for reader in (instance, worker, operator):
+            assert await Objects(reader, SUBJECTS).get(sent) == body
+        for writer, name in ((instance, "orders-1"), (worker, "quotes-1")):
+            result = await Objects(writer, SUBJECTS).put(
+                result_name("orders", "g1", call_id, name, 1), body[::-1]
+            )
+            assert await Objects(client, SUBJECTS).get(result) == body[::-1]
+        sweeper = Sweeper(
+            router,
+            SUBJECTS,
+            is_leading=lambda: True,
+            now_ns=time.time_ns,
+            options=SweepOptions(grace_s=0, unclaimed_s=0, rest=0),
+        )
+        await sweeper.sweep()
+        assert sweeper.counts.unaccepted == 1
+        assert sweeper.counts.results == 2
+        with pytest.raises(ObjectMissing):
+            await Objects(instance, SUBJECTS).get(sent)
+        assert cluster.refusals() == refused_before
+        kept = await Objects(client, SUBJECTS).put(arguments, body)
+        with pytest.raises(PermissionDenied):
+            await Objects(client, SUBJECTS).delete(arguments)
+        assert await Objects(instance, SUBJECTS).get(kept) == body
+
+
+class Venue:
+    """A service that can be closed, and what a client sees of it."""
+
+    def __init__(self, name: str) -> None:
+        self.service = Service(name)
+        self.is_closed = True
+        self.placed: list[int] = []
+
+        @self.service.method(effect="idempotent", retry=Retry(attempts=2, base_s=0.01, on="closed"))
+        async def place(number: int) -> int:
+            if self.is_closed:
+                raise ServiceError("closed", "the venue is closed")
+            self.placed.append(number)
+            return number * 2
+
+        @self.service.method
+        async def hold() -> None:
+            await asyncio.Event().wait()
+
+        @self.service.method(effect="pure")
+        async def echo(body: bytes) -> bytes:
+            return body
+
+
+class VenueApi(Protocol):
+    """The part of it that this client knows."""
+
+    async def place(self, number: int) -> int: ...
+
+
+class OtherApi(Protocol):
+    """What it is not."""
+
+    async def place(self, number: str) -> int: ...
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "group", "instance", "resource"),
+    [
+        pytest.param("orders", "g1", "orders-1", "acc_1", id="owned"),
+        pytest.param("quotes", None, "quotes-1", None, id="pool"),
+    ],
+)
+async def test_keys_retries_dead_letters_cancelling_large_bodies_and_contracts_need_nothing_more(
+    cluster: Cluster, name: str, group: str | None, instance: str, resource: str | None
+) -> None:
+    venue = Venue(name)
+    options = InstanceOptions(
+        url=cluster.url(instance),
+        namespace="trading",
+        instance=instance,
+        group=group,
+        resources=(resource,) if resource else (),
+    )
+    log = LogOptions(replicas=3, max_bytes=1 << 30)
+    routing = RouterOptions(
+        cluster.url("router"), "trading", id="router-1", log=log, system_url=cluster.url("router-sys")
+    )
+    refused_before = cluster.refusals()
+    key = f"order-{name}"
+    async with (
+        Router(routing),
+        Instance(venue.service, options),
+        connect(cluster.url("strategy-7"), namespace="trading", name="strategy-7") as client,
+    ):
+        given_up = [
+            await client.submit(f"{name}.place", n, timeout=600.0, resource_id=resource) for n in (1, 2)
+        ]
+        for pending in given_up:
+            with pytest.raises(DeadLettered):
+                await pending.result()
+        venue.is_closed = False
+        letters = await aegis(cluster, "operator", "dlq", "list", "--service", name)
+        assert {letter["call_id"] for letter in letters["dead_letters"]} == {p.call_id for p in given_up}
+        await aegis(cluster, "operator", "dlq", "discard", given_up[1].call_id)
+        await aegis(cluster, "operator", "dlq", "requeue", given_up[0].call_id)
+        assert await (await client.attach(given_up[0].call_id)).settled(20) == 2
+
+        for _ in range(2):
+            assert await client.call(f"{name}.place", 3, idempotency_key=key, resource_id=resource) == 6
+        found = await client.attach(idempotency_key=key, service=name, resource_id=resource)
+        assert await found.result() == 6
+        assert venue.placed == [1, 3]
+
+        for by_operator in (False, True):
+            held = await client.submit(f"{name}.hold", resource_id=resource)
+            assert (held.receipt.durability, held.receipt.fsync) == ("replicated", "always")
+            if by_operator:
+                await aegis(cluster, "operator", "calls", "cancel", held.call_id)
+            else:
+                await held.cancel("not needed", 20)
+            with pytest.raises(CallCancelled):
+                await held.result()
+
+        body = os.urandom(3 * CHUNK_BYTES * 8)
+        assert await client.call(f"{name}.echo", body, resource_id=resource) == body
+
+        assert await client.service(VenueApi, name=name, resource_id=resource).place(4) == 8
+        with pytest.raises(ContractMismatch):
+            await client.service(OtherApi, name=name, resource_id=resource).place("4")
+        shown = await aegis(cluster, "operator", "contract", "show", name)
+        assert "place" in str(shown)
     assert cluster.refusals() == refused_before
 
 
@@ -226,95 +398,3 @@ async def holder_of(service: str, group: str, operator: Connection) -> str:
             found = topology.group(service, group)
             if found is not None and found.holder is not None:
                 return found.holder
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("user", "subject"),
-    [
-        ("strategy-7", SUBJECTS.call("orders", "g1", "strategy-8")),
-        ("strategy-7", SUBJECTS.pen("orders", "g1", "orders-1")),
-        ("strategy-7", SUBJECTS.fence("orders", "g1")),
-        ("strategy-7", SUBJECTS.evidence("orders", "g1", "orders-1")),
-        ("strategy-7", SUBJECTS.state("orders", "g1", "orders-1")),
-        ("strategy-7", SUBJECTS.tell("orders", "g1")),
-        ("strategy-7", SUBJECTS.probe("orders", "g1", "orders-1")),
-        ("strategy-7", SUBJECTS.api("promote")),
-        ("strategy-7", SUBJECTS.reply("strategy-8")),
-        ("orders-1", SUBJECTS.pen("orders", "g1", "orders-2")),
-        ("orders-1", SUBJECTS.evidence("orders", "g1", "orders-2")),
-        ("orders-1", SUBJECTS.state("orders", "g1", "orders-2")),
-        ("orders-1", SUBJECTS.tell("orders", "g1")),
-        ("orders-1", SUBJECTS.api("drain")),
-        ("orders-1", SUBJECTS.instance("orders", "g1", "orders-2")),
-        ("orders-1", SUBJECTS.fence("orders", "g1")),
-        ("orders-1", SUBJECTS.watch("orders", "g1")),
-        ("orders-1", SUBJECTS.term),
-        ("orders-1", SUBJECTS.pulse("instance", "orders-2")),
-        ("orders-1", f"$JS.API.CONSUMER.MSG.NEXT.{SUBJECTS.stream}.pool-quotes"),
-        ("strategy-7", SUBJECTS.peers("quotes", "_pool")),
-        ("orders-1", SUBJECTS.peers("quotes", "_pool")),
-        ("quotes-1", SUBJECTS.evidence("quotes", "_pool", "quotes-1")),
-        ("quotes-1", f"$JS.API.CONSUMER.DELETE.{SUBJECTS.stream}.pool-quotes"),
-        ("strategy-7", f"$JS.API.CONSUMER.CREATE.{SUBJECTS.stream}.pool-quotes"),
-        ("strategy-7", f"$JS.API.CONSUMER.DELETE.{SUBJECTS.stream}.pool-quotes"),
-        ("orders-1", f"$JS.API.STREAM.DELETE.{SUBJECTS.stream}"),
-        ("router", SUBJECTS.call("orders", "g1", "strategy-7")),
-        ("router", SUBJECTS.pen("orders", "g1", "orders-1")),
-        ("router", SUBJECTS.evidence("orders", "g1", "orders-1")),
-        ("router", SUBJECTS.state("orders", "g1", "orders-1")),
-        ("router", SUBJECTS.tell("orders", "g1")),
-        ("router", f"$JS.API.STREAM.DELETE.{SUBJECTS.stream}"),
-        ("operator", SUBJECTS.fence("orders", "g1")),
-        ("operator", SUBJECTS.watch("orders", "g1")),
-        ("operator", SUBJECTS.pen("orders", "g1", "orders-1")),
-        ("operator", SUBJECTS.evidence("orders", "g1", "orders-1")),
-        ("operator", SUBJECTS.call("orders", "g1", "strategy-7")),
-        ("operator", f"$JS.API.STREAM.DELETE.{SUBJECTS.stream}"),
-        ("operator", f"$JS.API.CONSUMER.DELETE.{SUBJECTS.stream}.pool-quotes"),
-    ],
-)
-async def test_a_role_cannot_write_what_another_role_writes(
-    cluster: Cluster, user: str, subject: str
-) -> None:
-    async with await cluster.connect(user) as connection:
-        with pytest.raises(PermissionDenied):
-            await connection.request(subject, b"forged", timeout_s=5)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("user", ["sys", "router-sys"])
-async def test_the_users_of_the_system_account_hear_of_connections_that_end_and_reach_nothing_else(
-    cluster: Cluster, user: str
-) -> None:
-    ended: list[str] = []
-    async with await cluster.connect(user) as system:
-        await system.subscribe(
-            "$SYS.ACCOUNT.*.DISCONNECT",
-            lambda message: ended.append(json.loads(message.payload)["client"].get("user", "")),
-        )
-        async with await cluster.connect("strategy-7"):
-            pass
-        await eventually(lambda: "strategy-7" in ended, within_s=20)
-        with pytest.raises(AegisError):
-            await system.request(SUBJECTS.term, b"forged", timeout_s=1)
-
-
-@pytest.mark.slow
-async def test_the_user_that_routers_have_in_the_system_account_cannot_ask_about_it(
-    cluster: Cluster,
-) -> None:
-    async with await cluster.connect("router-sys") as system:
-        with pytest.raises(PermissionDenied):
-            await system.request("$SYS.REQ.ACCOUNT.AEGIS.CONNZ", b"", timeout_s=5)
-        with pytest.raises(PermissionDenied):
-            await system.subscribe("$SYS.ACCOUNT.*.CONNECT", lambda _: None)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("user", ["router", "orders-1", "strategy-7", "operator"])
-async def test_nobody_else_may_listen_to_the_commands_for_a_holder(cluster: Cluster, user: str) -> None:
-    where = SUBJECTS.tell("quotes", "_pool")
-    async with await cluster.connect(user) as connection:
-        with pytest.raises(PermissionDenied):
-            await connection.subscribe(where, lambda _: None)

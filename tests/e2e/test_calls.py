@@ -157,7 +157,7 @@ async def test_calls_that_cannot_be_made_are_refused_at_once_and_leave_nothing_i
     place: Place,
 ) -> None:
     await place.serve(orders(), "acc_1")
-    client = await place.client(max_open=1)
+    client = await place.client(max_open=1, max_payload_bytes=1 << 20)
     for target, resource, error, text in [
         ("nobody.place", None, NoRoute, "no service 'nobody' has joined this namespace; there is orders"),
         ("orders.nope", None, NoRoute, "'orders' has no such method; it has echo, fail, place"),

@@ -151,7 +151,8 @@ async def test_rereading_the_routes_stops_each_following_that_came_to_nothing(
     await place.serve(gate.service, "x")
     client = await place.client()
     dispatcher = client._dispatcher
-    first = dispatcher._following
+    routes = dispatcher.routes
+    first = routes._following
     assert first is not None
     made: list[Watched] = []
     follow = dispatcher._event_log.follow
@@ -163,9 +164,9 @@ async def test_rereading_the_routes_stops_each_following_that_came_to_nothing(
     monkeypatch.setattr(dispatcher._event_log, "follow", watched)
     monkeypatch.setattr(first, "_failure", LogFailed("the log was replaced"))
     before = dispatcher.topology
-    await eventually(lambda: dispatcher._following is not None and len(made) == 2, within_s=5)
+    await eventually(lambda: routes._following is not None and len(made) == 2, within_s=5)
     assert [following.is_stopped for following in made] == [True, False]
-    assert dispatcher._following is made[1]
+    assert routes._following is made[1]
     assert dispatcher.topology is not before
     assert await client.call("gate.passing", 7) == (7, b"")
 

@@ -60,10 +60,10 @@ async def test_a_service_of_the_same_name_with_other_methods_is_refused(place: P
     with pytest.raises(ContractConflict) as caught:
         await place.serve(other, "y", instance="second")
     assert caught.value.message.startswith(
-        "cannot admit 'second': its methods differ from those that service 'orders' offers"
+        "cannot admit 'second': whoever calls service 'orders' as first offers it would break"
     )
-    assert "get(key: int)" in caught.value.message
-    assert "stop first first" in caught.value.message
+    assert "(orders.get argument key: integer became string)" in caught.value.message
+    assert "stop those instances first" in caught.value.message
 
 
 async def test_a_resource_that_another_group_holds_is_refused(place: Place) -> None:

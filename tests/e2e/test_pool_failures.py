@@ -17,7 +17,7 @@ from aegisipc.eventstore.frames import Mark, decode_pen
 from aegisipc.eventstore.ids import parse_call_id
 from aegisipc.eventstore.nats.connection import Connection
 from aegisipc.eventstore.nats.options import ConnectOptions
-from aegisipc.eventstore.subjects import PEN, subjects_of
+from aegisipc.eventstore.subjects import CONCLUSIONS, subjects_of
 from aegisipc.sdk import Executed, NotExecuted
 from aegisipc.sdk.errors import CallInDoubt, DeadLettered
 from aegisipc.sdk.hosts.pool import PoolHost
@@ -290,7 +290,8 @@ async def test_a_worker_whose_event_loop_stands_still_is_doubled_only_if_that_do
 
 async def marks_in(place: Place) -> set[Mark]:
     """What is said of calls in the log."""
-    pens = [r for r in await records(place) if subjects_of(place.namespace).parse(r.subject).kind == PEN]
+    subjects = subjects_of(place.namespace)
+    pens = [r for r in await records(place) if subjects.parse(r.subject).kind in CONCLUSIONS]
     return {entry.mark for record in pens for entry in decode_pen(record.payload).entries}
 
 

@@ -10,11 +10,14 @@ from hypothesis import strategies as st
 from aegisipc.eventstore.errors import LimitExceeded, MalformedPayload, NotEncodable
 from aegisipc.eventstore.frames import (
     CALLS_TYPE,
+    CALLS_TYPE_V1,
+    FOLDED_BODIES,
     MAX_ENTRIES,
     MAX_TIMEOUT_MS,
     PEN_TYPE,
     CallEntry,
     CallFrame,
+    CallOptions,
     Mark,
     PenEntry,
     PenFrame,
@@ -26,16 +29,22 @@ from aegisipc.eventstore.frames import (
 
 ID_1, ID_2 = bytes(range(16)), bytes(range(16, 32))
 
+OPTIONS = CallOptions("ord-17", 2, (41, "strategy-7"))
 GOLDEN_CALLS = CallFrame(
     session=(1 << 42) - 1,
     number=7,
     epoch=3,
-    entries=[CallEntry(ID_1, "place", 1000, "acc_ä"), CallEntry(ID_2, "ping", MAX_TIMEOUT_MS, None)],
+    entries=[CallEntry(ID_1, "place", 1000, "acc_ä", OPTIONS), CallEntry(ID_2, "ping", MAX_TIMEOUT_MS, None)],
     bodies=[b"\x93\x01\x02\x03", b""],
 )
-GOLDEN_CALLS_HEX = (
+GOLDEN_CALLS_V1_HEX = (
     "95a863616c6c732e7631cf000003ffffffffff07039294c410000102030405060708090a0b0c0d0e0fa5706c616365cd03e8"
     "a66163635fc3a494c410101112131415161718191a1b1c1d1e1fa470696e67ce9a7ec800c092c40493010203c400"
+)
+GOLDEN_CALLS_HEX = (
+    "95a863616c6c732e7632cf000003ffffffffff07039295c410000102030405060708090a0b0c0d0e0fa5706c616365cd03e8"
+    "a66163635fc3a493a66f72642d3137029229aa73747261746567792d3795c410101112131415161718191a1b1c1d1e1fa470"
+    "696e67ce9a7ec800c0c092c40493010203c400"
 )
 GOLDEN_PEN = PenFrame(
     session=1,
@@ -56,7 +65,15 @@ sessions = st.integers(0, (1 << 42) - 1)
 call_ids = st.binary(min_size=16, max_size=16)
 methods = st.from_regex(r"[A-Za-z][A-Za-z0-9_]{0,62}", fullmatch=True)
 texts = st.text(st.characters(codec="utf-8"), min_size=1, max_size=64)
-call_entries = st.builds(CallEntry, call_ids, methods, st.integers(1, MAX_TIMEOUT_MS), st.none() | texts)
+call_options = st.builds(
+    CallOptions,
+    st.none() | texts,
+    st.integers(0, 2),
+    st.none() | st.tuples(numbers, st.text(st.characters(codec="ascii"), min_size=1, max_size=63)),
+)
+call_entries = st.builds(
+    CallEntry, call_ids, methods, st.integers(1, MAX_TIMEOUT_MS), st.none() | texts, st.none() | call_options
+)
 pen_entries = st.builds(PenEntry, st.sampled_from(Mark), call_ids)
 
 
@@ -92,7 +109,13 @@ def test_a_pen_frame_is_read_as_it_was_written(frame: PenFrame) -> None:
 @given(call_frames(), pen_frames())
 def test_a_header_only_decode_differs_by_the_bodies_alone(calls: CallFrame, pen: PenFrame) -> None:
     assert decode_calls(encode_calls(calls), bodies=False) == calls._replace(bodies=())
-    assert decode_pen(encode_pen(pen), bodies=False) == pen._replace(bodies=())
+    is_needed = any(entry.mark in FOLDED_BODIES for entry in pen.entries)
+    assert decode_pen(encode_pen(pen), bodies=False) == (pen if is_needed else pen._replace(bodies=[]))
+
+
+def test_frames_of_the_first_version_are_read_as_calls_without_options() -> None:
+    before = [entry._replace(options=None) for entry in GOLDEN_CALLS.entries]
+    assert decode_calls(bytes.fromhex(GOLDEN_CALLS_V1_HEX)) == GOLDEN_CALLS._replace(entries=before)
 
 
 def test_the_bytes_of_frames_are_frozen() -> None:
@@ -115,6 +138,13 @@ def test_the_marks_are_frozen_numbers() -> None:
         "CHECKED": 8,
         "ATTEMPTED": 9,
         "DEAD_LETTERED": 10,
+        "KEYED": 11,
+        "RELEASED": 12,
+        "DUPLICATE": 13,
+        "RETRY_SCHEDULED": 14,
+        "REQUEUED": 15,
+        "DISCARDED": 16,
+        "CANCELLED": 17,
     }
 
 
@@ -142,7 +172,7 @@ def test_a_resource_of_256_bytes_of_utf_8_travels(resource: str) -> None:
         {"resource": "\ud800"},
         {"resource": 7},
         {"method": ""},
-        {"method": "m" * 65},
+        {"method": "m" * 73},
         {"method": b"place"},
         {"method": "\ud800"},
         {"timeout_ms": 0},
@@ -152,11 +182,24 @@ def test_a_resource_of_256_bytes_of_utf_8_travels(resource: str) -> None:
         {"timeout_ms": True},
         {"call_id": b"short"},
         {"call_id": "x" * 16},
+        {"options": ()},
+        {"options": 7},
+        {"options": CallOptions(key="")},
+        {"options": CallOptions(key="k" * 257)},
+        {"options": CallOptions(key="é" * 129)},
+        {"options": CallOptions(key="\ud800")},
+        {"options": CallOptions(priority=3)},
+        {"options": CallOptions(priority=-1)},
+        {"options": CallOptions(priority=True)},
+        {"options": CallOptions(requeue=(0, "c"))},
+        {"options": CallOptions(requeue=(1, ""))},
+        {"options": CallOptions(requeue=(1, "c" * 64))},
+        {"options": CallOptions(requeue=(1,))},  # type: ignore[arg-type]
     ],
     ids=str,
 )
 def test_what_no_reader_would_take_is_never_written(changes: dict[str, object]) -> None:
-    with pytest.raises(NotEncodable, match=r"cannot encode a calls\.v1 frame"):
+    with pytest.raises(NotEncodable, match=r"cannot encode a calls\.v2 frame"):
         encode_calls(calls_with(**changes))
 
 
@@ -183,7 +226,7 @@ def test_a_frame_that_does_not_hold_together_is_never_written(changes: dict[str,
 
 
 def test_a_pen_frame_with_an_unknown_mark_is_never_written() -> None:
-    for mark in (11, True, "0"):
+    for mark in (99, True, "0"):
         with pytest.raises(NotEncodable):
             encode_pen(PenFrame(1, 1, 0, [PenEntry(mark, ID_1)], [None]))  # type: ignore[arg-type]
 
@@ -216,10 +259,10 @@ def pack(*values: object) -> bytes:
     return b"".join(msgpack.packb(value) for value in values)
 
 
-GOOD_CALL = [ID_1, "place", 1000, None]
+GOOD_CALL = [ID_1, "place", 1000, None, None]
 
 _UP_TO_ENTRIES = pack([CALLS_TYPE, 1, 1, 0])[:-1].replace(b"\x94", b"\x95") + b"\x00"
-_NOT_UTF8 = pack([CALLS_TYPE, 1, 1, 0, [[ID_1, "@", 1, None]]], [b""]).replace(b"@", b"\xff")
+_NOT_UTF8 = pack([CALLS_TYPE, 1, 1, 0, [[ID_1, "@", 1, None, None]]], [b""]).replace(b"@", b"\xff")
 
 MALFORMED = {
     "nothing": b"",
@@ -229,7 +272,7 @@ MALFORMED = {
     "header alone": pack([CALLS_TYPE, 1, 1, 0, []]),
     "too short a header": pack([CALLS_TYPE, 1, 1, 0], []),
     "too long a header": pack([CALLS_TYPE, 1, 1, 0, [], 1], []),
-    "another type": pack(["calls.v2", 1, 1, 0, []], []),
+    "another type": pack(["calls.v9", 1, 1, 0, []], []),
     "type is no text": pack([1, 1, 1, 0, []], []),
     "session is text": pack([CALLS_TYPE, "1", 1, 0, []], []),
     "session is true": pack([CALLS_TYPE, True, 1, 0, []], []),
@@ -247,11 +290,17 @@ MALFORMED = {
     "an entry too short": pack([CALLS_TYPE, 1, 1, 0, [GOOD_CALL[:3]]], [b""]),
     "an entry too long": pack([CALLS_TYPE, 1, 1, 0, [[*GOOD_CALL, 1]]], [b""]),
     "an entry of text": pack([CALLS_TYPE, 1, 1, 0, ["abcd"]], [b""]),
-    "a short id": pack([CALLS_TYPE, 1, 1, 0, [[b"x", "place", 1000, None]]], [b""]),
-    "an id of text": pack([CALLS_TYPE, 1, 1, 0, [["x" * 16, "place", 1000, None]]], [b""]),
-    "a timeout of zero": pack([CALLS_TYPE, 1, 1, 0, [[ID_1, "place", 0, None]]], [b""]),
-    "a timeout for ever": pack([CALLS_TYPE, 1, 1, 0, [[ID_1, "place", MAX_TIMEOUT_MS + 1, None]]], [b""]),
-    "a resource over 256 bytes": pack([CALLS_TYPE, 1, 1, 0, [[ID_1, "place", 1, "é" * 129]]], [b""]),
+    "options of text": pack([CALLS_TYPE, 1, 1, 0, [[*GOOD_CALL[:4], "abc"]]], [b""]),
+    "options that are a number": pack([CALLS_TYPE, 1, 1, 0, [[*GOOD_CALL[:4], 7]]], [b""]),
+    "options too short": pack([CALLS_TYPE, 1, 1, 0, [[*GOOD_CALL[:4], [None, 1]]]], [b""]),
+    "an entry of the first version": pack([CALLS_TYPE, 1, 1, 0, [GOOD_CALL[:4]]], [b""]),
+    "an entry of text, first version": pack([CALLS_TYPE_V1, 1, 1, 0, ["abcd"]], [b""]),
+    "an entry too long, first version": pack([CALLS_TYPE_V1, 1, 1, 0, [GOOD_CALL]], [b""]),
+    "a short id": pack([CALLS_TYPE, 1, 1, 0, [[b"x", "place", 1000, None, None]]], [b""]),
+    "an id of text": pack([CALLS_TYPE, 1, 1, 0, [["x" * 16, "place", 1000, None, None]]], [b""]),
+    "a timeout of zero": pack([CALLS_TYPE, 1, 1, 0, [[ID_1, "place", 0, None, None]]], [b""]),
+    "a timeout for ever": pack([CALLS_TYPE, 1, 1, 0, [[ID_1, "p", MAX_TIMEOUT_MS + 1, None, None]]], [b""]),
+    "a resource over 256 bytes": pack([CALLS_TYPE, 1, 1, 0, [[ID_1, "p", 1, "é" * 129, None]]], [b""]),
     "no body": pack([CALLS_TYPE, 1, 1, 0, [GOOD_CALL]], []),
     "a body too many": pack([CALLS_TYPE, 1, 1, 0, [GOOD_CALL]], [b"", b""]),
     "a body of text": pack([CALLS_TYPE, 1, 1, 0, [GOOD_CALL]], [""]),
@@ -267,7 +316,7 @@ MALFORMED = {
     "an extension": msgpack.packb(msgpack.ExtType(5, b"x")),
     "deep nesting": b"\x91" * 100_000 + b"\xc0",
     "deep nesting in an entry": _UP_TO_ENTRIES + b"\x91" * 5000,
-    "an unknown mark": pack([PEN_TYPE, 1, 1, 0, [[11, ID_1]]], [None]),
+    "an unknown mark": pack([PEN_TYPE, 1, 1, 0, [[99, ID_1]]], [None]),
     "a mark of true": pack([PEN_TYPE, 1, 1, 0, [[True, ID_1]]], [None]),
     "a mark that is a list": pack([PEN_TYPE, 1, 1, 0, [[[], ID_1]]], [None]),
     "a result of text": pack([PEN_TYPE, 1, 1, 0, [[1, ID_1]]], ["x"]),
@@ -295,7 +344,7 @@ def test_arbitrary_bytes_raise_nothing_but_malformed_payload(payload: bytes) -> 
 def test_any_entries_under_a_good_header_raise_nothing_but_malformed_payload(
     entries: object, bodies: list[object]
 ) -> None:
-    for type_name in (CALLS_TYPE, PEN_TYPE):
+    for type_name in (CALLS_TYPE, CALLS_TYPE_V1, PEN_TYPE):
         decode_each_way(pack([type_name, 1, 1, 0, entries], bodies))
 
 
@@ -308,7 +357,7 @@ def test_a_mutated_frame_reads_alike_with_and_without_bodies_or_not_at_all(
     mutated = payload[:at] + replacement + payload[at + data.draw(st.integers(0, 3)) :]
     calls, calls_header, pen, pen_header = decode_each_way(mutated)
     assert (calls and calls._replace(bodies=())) == calls_header
-    assert (pen and pen._replace(bodies=())) == pen_header
+    assert (pen and pen.entries) == (pen_header and pen_header.entries)
     assert calls is None or pen is None
 
 

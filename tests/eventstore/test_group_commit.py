@@ -445,3 +445,28 @@ async def test_close_before_the_first_frame_sends_nothing() -> None:
     await committing.close()
     await until(lambda: committing.is_idle)
     assert log.attempts == []
+
+
+@pytest.mark.parametrize("chance", [0.0, 0.5, 1.0])
+async def test_pauses_between_attempts_grow_to_a_bound_and_vary_by_chance(
+    monkeypatch: pytest.MonkeyPatch, chance: float
+) -> None:
+    pauses: list[float] = []
+    sleep = asyncio.sleep
+
+    async def noting(delay_s: float) -> None:
+        pauses.append(delay_s)
+        await sleep(0)
+
+    monkeypatch.setattr(group_commit, "_FIRST_PAUSE_S", 0.01)
+    monkeypatch.setattr(group_commit, "_LONGEST_PAUSE_S", 0.25)
+    monkeypatch.setattr(asyncio, "sleep", noting)
+    log, source = ScriptedLog(*(NotConnected("no") for _ in range(8))), Source(pending=[b"a"])
+    committing = GroupCommit(log, source, name="test", chance=lambda: chance)
+    committing.kick()
+    await until(lambda: bool(source.acks))
+    share = 0.5 + 0.5 * chance
+    bound = [0.01, 0.02, 0.04, 0.08, 0.16, 0.25, 0.25, 0.25]
+    assert [pause_s for pause_s in pauses if pause_s >= 0.005] == pytest.approx([share * b for b in bound])
+    assert len({attempt.payload for attempt in log.attempts}) == 1
+    assert len({attempt.record_id for attempt in log.attempts}) == 1

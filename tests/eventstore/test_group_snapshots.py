@@ -71,6 +71,13 @@ def open_calls(draw: st.DrawFn) -> OpenCall:
     call.state = draw(st.sampled_from([CallState.ACCEPTED, CallState.STARTED, CallState.IN_DOUBT]))
     call.claimed_by, call.claimed_epoch = draw(OPTIONAL_TEXT), draw(INTS)
     call.attempts = draw(st.integers(0, 9))
+    call.key, call.priority, call.tries = (
+        draw(OPTIONAL_TEXT),
+        draw(st.integers(0, 2)),
+        draw(st.integers(0, 9)),
+    )
+    call.retry_at_ns = draw(INTS)
+    call.cancel = draw(st.none() | st.tuples(st.text(max_size=9), st.text(max_size=9)))
     call.evidence = draw(
         st.none()
         | st.builds(
@@ -154,7 +161,7 @@ def packed(*parts: Any) -> bytes:
     return zlib.compress(msgpack.packb(list(parts)))
 
 
-GOOD = encode_snapshot(GroupSnapshot(1, 1, [0, [], {}, [], []], b"state"))
+GOOD = encode_snapshot(GroupSnapshot(1, 1, [0, [], {}, [], [], None], b"state"))
 
 
 @pytest.mark.parametrize(
@@ -167,7 +174,7 @@ GOOD = encode_snapshot(GroupSnapshot(1, 1, [0, [], {}, [], []], b"state"))
         zlib.compress(b"\xc1"),
         zlib.compress(b""),
         packed(),
-        packed("group.snapshot.v2", 1, 1, [], None),
+        packed("group.snapshot.v1", 1, 1, [], None),
         packed(SNAPSHOT_TYPE, 1, 1, []),
         packed(SNAPSHOT_TYPE, "1", 1, [], None),
         packed(SNAPSHOT_TYPE, True, 1, [], None),
@@ -187,7 +194,7 @@ def test_one_that_unpacks_to_too_much_is_refused_before_it_is_unpacked(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("aegisipc.eventstore.group_snapshots.MAX_SNAPSHOT_BYTES", 1000)
-    bomb = encode_snapshot(GroupSnapshot(1, 1, [0, [], {}, [], []], b"\x00" * 100_000))
+    bomb = encode_snapshot(GroupSnapshot(1, 1, [0, [], {}, [], [], None], b"\x00" * 100_000))
     with pytest.raises(MalformedPayload, match="too large"):
         decode_snapshot(bomb)
 
@@ -200,7 +207,8 @@ def test_bytes_that_anybody_wrote_are_refused(payload: bytes) -> None:
             decode_snapshot(each)
 
 
-CALL = [CALLS[0], "c", "m", None, 1, 2, b"", 3, "accepted", None, 0, 0, None]
+CALL = [CALLS[0], "c", "m", None, 1, 2, b"", 3, "accepted", None, 0, 0, None, "key", 1, 2, 7]
+CALL += [["a", "why"], False]
 
 
 def with_item(index: int, value: Any) -> list[Any]:
@@ -211,25 +219,27 @@ def with_item(index: int, value: Any) -> list[Any]:
     "calls",
     [
         [],
-        [1, [], {}, []],
-        ["x", [], {}, [], []],
-        [None, [], {}, [], []],
-        [1, [[99, 1]], {}, [], []],
-        [1, [[1]], {}, [], []],
-        [1, 7, {}, [], []],
-        [1, [], [7], [], []],
-        [1, [], {"a": None}, [], []],
-        [1, [], {}, [["s", 1]], []],
-        [1, [], {}, [["s", 1, "2"]], []],
-        [1, [], {}, 7, []],
-        [1, [], {}, [], [7]],
-        [1, [], {}, [], [[]]],
-        [1, [], {}, [], [CALL[:-1]]],
-        *([1, [], {}, [], [with_item(index, 1.5)]] for index in range(len(CALL))),
-        [1, [], {}, [], [with_item(8, "no such state")]],
-        [1, [], {}, [], [with_item(12, [1])]],
-        [1, [], {}, [], [with_item(12, [99, None, "w", []])]],
-        [1, [], {}, [], [with_item(12, [1, None, "w", ["text"]])]],
+        [1, [], {}, [], []],
+        ["x", [], {}, [], [], None],
+        [None, [], {}, [], [], None],
+        [1, [[99, 1]], {}, [], [], None],
+        [1, [[1]], {}, [], [], None],
+        [1, 7, {}, [], [], None],
+        [1, [], [7], [], [], None],
+        [1, [], {"a": None}, [], [], None],
+        [1, [], {}, [["s", 1]], [], None],
+        [1, [], {}, [["s", 1, "2"]], [], None],
+        [1, [], {}, 7, [], None],
+        [1, [], {}, [], [7], None],
+        [1, [], {}, [], [[]], None],
+        [1, [], {}, [], [CALL[:-1]], None],
+        *([1, [], {}, [], [with_item(index, 1.5)], None] for index in range(len(CALL))),
+        [1, [], {}, [], [with_item(8, "no such state")], None],
+        [1, [], {}, [], [with_item(12, [1])], None],
+        [1, [], {}, [], [with_item(12, [99, None, "w", []])], None],
+        [1, [], {}, [], [with_item(12, [1, None, "w", ["text"]])], None],
+        [1, [], {}, [], [with_item(17, ["a"])], None],
+        [1, [], {}, [], [with_item(17, ["a", 7])], None],
     ],
 )
 def test_calls_that_do_not_hold_together_are_refused_and_change_nothing(calls: list[Any]) -> None:
@@ -242,6 +252,6 @@ def test_calls_that_do_not_hold_together_are_refused_and_change_nothing(calls: l
 
 def test_the_calls_that_the_others_were_made_from_are_fine() -> None:
     fold = a_fold()
-    load_calls([1, [[1, 2]], {"late": 1}, [["s", 1, 2]], [CALL]], fold)
+    load_calls([1, [[1, 2]], {"late": 1}, [["s", 1, 2]], [CALL], None], fold)
     assert list(fold.open) == [CALLS[0]]
     assert (fold.accepted, fold.concluded[Mark.SUCCEEDED], fold.anomalies["late"]) == (1, 2, 1)

@@ -12,11 +12,14 @@ from hypothesis import strategies as st
 from aegisipc.eventstore.errors import InvalidName
 from aegisipc.eventstore.names import (
     POOL_GROUP,
+    check_key,
     check_method,
     check_name,
     check_resource,
     default_group,
+    split_method,
     split_target,
+    wire_method,
 )
 
 ALPHABET = "abcXYZ019-_"
@@ -51,7 +54,7 @@ def test_every_accepted_name_is_one_safe_subject_token(name: str) -> None:
 
 @given(anything)
 def test_checks_raise_nothing_but_invalid_name(value: Any) -> None:
-    def check(function: Any, *more: str) -> None:
+    def check(function: Any, *more: Any) -> None:
         refusal = ""
         try:
             function(value, *more)
@@ -63,6 +66,8 @@ def test_checks_raise_nothing_but_invalid_name(value: Any) -> None:
     check(check_name, "service")
     check(check_method)
     check(check_resource)
+    check(check_key)
+    check(wire_method, 2)
     check(split_target)
 
 
@@ -82,6 +87,65 @@ def test_a_resource_is_any_text_up_to_256_bytes(resource: str) -> None:
 def test_other_resources_are_refused_with_the_limit(resource: Any) -> None:
     with pytest.raises(InvalidName, match="use text of 1 to 256 bytes"):
         check_resource(resource)
+
+
+@pytest.mark.parametrize("name", ["place@2", "place@10", "place@9999", "p@3", "a" * 63 + "@2"])
+def test_a_method_may_be_a_later_version(name: str) -> None:
+    assert check_method(name) is name
+    assert split_target(f"orders.{name}") == ("orders", name)
+    base, version = split_method(name)
+    assert wire_method(base, version) == name
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("place@1", "version 1 of a method has no suffix; write 'place'"),
+        ("place@0", "place@2 to place@9999, without leading zeros"),
+        ("place@02", "without leading zeros"),
+        ("place@10000", "without leading zeros"),
+        ("place@", "without leading zeros"),
+        ("place@x", "without leading zeros"),
+        ("place@2@3", "without leading zeros"),
+        ("place@\u0662", "without leading zeros"),
+        ("place@2\n", "without leading zeros"),
+        ("@2", "use 1 to 63 letters"),
+        ("_p@2", "use 1 to 63 letters"),
+    ],
+)
+def test_other_versions_are_refused_with_what_to_write(name: str, said: str) -> None:
+    with pytest.raises(InvalidName, match="as a method name") as caught:
+        check_method(name)
+    assert said in caught.value.message
+
+
+@pytest.mark.parametrize("version", [0, -1, 10_000, True, "2", 2.0, None])
+def test_a_version_is_a_number_from_1_to_9999(version: Any) -> None:
+    with pytest.raises(InvalidName, match="a whole number from 1 to 9999"):
+        wire_method("place", version)
+
+
+def test_a_version_is_given_once() -> None:
+    assert wire_method("place", 1) == "place"
+    with pytest.raises(InvalidName, match="give the version apart, as version=3"):
+        wire_method("place@3", 2)
+
+
+@pytest.mark.parametrize("name", ["place", "place@x", "@", "place@", ""])
+def test_what_is_no_version_belongs_to_the_name(name: str) -> None:
+    assert split_method(name) == (name, 1)
+
+
+@pytest.mark.parametrize("key", ["k", "order 7/ä", "x" * 256, "ä" * 128])
+def test_a_key_is_any_text_up_to_256_bytes(key: str) -> None:
+    assert check_key(key) is key
+
+
+@pytest.mark.parametrize("key", ["", "x" * 257, "ä" * 129, "\ud800", None, 7, b"k"])
+def test_other_keys_are_refused_with_the_limit(key: Any) -> None:
+    with pytest.raises(InvalidName, match="text of 1 to 256 bytes") as caught:
+        check_key(key)
+    assert caught.value.what == "idempotency key"
 
 
 def test_a_target_is_a_service_and_a_method() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from aegisipc.eventstore.codec import encode
 from aegisipc.eventstore.events import Event, GroupPromoted, Source, encode_event
 from aegisipc.eventstore.frames import (
+    DEAD_MARKS,
     CallEntry,
     CallFrame,
     Mark,
@@ -50,7 +51,8 @@ class GroupStory:
         number: int | None = None,
         body: bytes | None = None,
     ) -> None:
-        subject = SUBJECTS.pen(*self._place, writer)
+        about_dead = any(mark in DEAD_MARKS for mark, _ in facts)
+        subject = (SUBJECTS.dead if about_dead else SUBJECTS.pen)(*self._place, writer)
         entries = [PenEntry(mark, call_id) for mark, call_id in facts]
         frame = PenFrame(2, number or self._next(subject), epoch, entries, [body] * len(facts))
         self._store(subject, encode_pen(frame))

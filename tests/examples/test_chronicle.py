@@ -79,6 +79,33 @@ def test_a_resolved_doubt_is_one_outcome() -> None:
     assert (found.lost, found.duplicates, found.started_twice, found.doubts) == (0, 0, 0, [])
 
 
+def test_a_dead_letter_is_one_outcome_and_may_be_run_again() -> None:
+    story = GroupStory()
+    story.promote("one", 1)
+    kept, again = story.call(count=2)
+    story.say("one", 1, (CLAIMED, again), (Mark.DEAD_LETTERED, again), (Mark.DEAD_LETTERED, kept))
+    assert (chronicle_of(story).lost, chronicle_of(story).duplicates) == (0, 0)
+    (other,) = story.call()
+    story.say("one", 1, (Mark.REQUEUED, again), (Mark.REQUEUED, other))  # the other is no dead letter
+    assert set(chronicle_of(story).open) == {again, other}
+    story.say("one", 1, (CLAIMED, again))
+    story.say("one", 1, (DONE, again), (DONE, kept))
+    found = chronicle_of(story)
+    assert (found.lost, found.duplicates, found.started_twice) == (1, 1, 0)
+
+
+def test_a_call_claimed_again_after_a_failed_attempt_was_not_started_twice() -> None:
+    story = GroupStory()
+    story.promote("one", 1)
+    (call_id,) = story.call()
+    story.say("one", 1, (CLAIMED, call_id))
+    story.say("one", 1, (Mark.RETRY_SCHEDULED, call_id))
+    story.say("one", 1, (CLAIMED, call_id))
+    story.say("one", 1, (DONE, call_id))
+    found = chronicle_of(story)
+    assert (found.started_twice, found.duplicates, found.lost) == (0, 0, 0)
+
+
 def test_a_call_claimed_while_it_may_have_run_was_started_twice() -> None:
     story = GroupStory()
     story.promote("one", 1)

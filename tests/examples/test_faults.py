@@ -9,6 +9,7 @@ import pytest
 
 from aegisipc.eventstore.events import InstanceReady, InstanceRecovered
 from aegisipc.eventstore.frames import Mark
+from aegisipc.eventstore.subjects import DEAD
 from examples.demo import faults as faults_module
 from examples.demo.faults import Faults, NoFailover, TooFewAccounts, together
 from examples.demo.flow import AskQuote, Cancel, Step, groups_of
@@ -114,6 +115,18 @@ async def test_the_active_instances_of_both_groups_fail_on_the_way_and_standbys_
     assert (freeze.fault, freeze.holder, freeze.ms) == ("freeze", "orders-west-2", 1000.0)
     assert any("kill -9 of orders-east-1" in line for line in scene.told)
     assert any("orders-west-1 is back" in line for line in scene.told)
+
+
+async def test_outcomes_that_travel_with_a_dead_letter_are_seen_too() -> None:
+    watch, story = Watch(SUBJECTS), GroupStory()
+    story.promote("orders-east-1", 1)
+    dead, done = story.call(count=2)
+    story.say("orders-east-1", 1, (Mark.DEAD_LETTERED, dead), (Mark.SUCCEEDED, done))
+    assert SUBJECTS.parse(story.records[-1].subject).kind == DEAD
+    assert SUBJECTS.of_kind("orders", "*", DEAD) in watch.filters
+    for record in story.records:
+        watch.take(record)
+    assert watch.outcomes == {"east": 1}
 
 
 async def test_an_instance_that_joined_anew_is_back_too() -> None:

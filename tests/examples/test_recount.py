@@ -8,8 +8,10 @@ from decimal import Decimal
 
 from aegisipc.eventstore.codec import encode
 from aegisipc.eventstore.frames import (
+    DEAD_MARKS,
     CallEntry,
     CallFrame,
+    CallOptions,
     Mark,
     PenEntry,
     PenFrame,
@@ -38,9 +40,15 @@ class Story:
         self._ids = CallIds(7)
         self._numbers = {"call": 0, "pen": 0}
 
-    async def call(self, *, number: int | None = None, call_id: CallId | None = None) -> CallId:
+    async def call(
+        self,
+        *,
+        number: int | None = None,
+        call_id: CallId | None = None,
+        options: CallOptions | None = None,
+    ) -> CallId:
         call_id = call_id or self._ids.next(1_000)
-        entries = [CallEntry(call_id, "quote", 1_000, None)]
+        entries = [CallEntry(call_id, "quote", 1_000, None, options)]
         frame = CallFrame(1, self._number("call", number), 0, entries, [encode([[], {}])])
         await self.log.append(SUBJECTS.call("quotes", "_pool", "me"), encode_calls(frame))
         return call_id
@@ -55,7 +63,8 @@ class Story:
         number: int | None = None,
     ) -> None:
         frame = PenFrame(2, self._number("pen", number), 0, [PenEntry(mark, call_id)], [body])
-        await self.log.append(SUBJECTS.pen("quotes", "_pool", who), encode_pen(frame))
+        subject = (SUBJECTS.dead if mark in DEAD_MARKS else SUBJECTS.pen)("quotes", "_pool", who)
+        await self.log.append(subject, encode_pen(frame))
 
     async def succeed(self, call_id: CallId, quote: Quote = QUOTE) -> None:
         await self.say(Mark.SUCCEEDED, call_id, encode(quote))
@@ -176,6 +185,55 @@ async def test_a_dead_letter_is_an_outcome_and_a_check_of_the_state_is_about_no_
         0,
         [],
     )
+
+
+async def test_a_dead_letter_that_is_requeued_is_open_again_and_ends_as_it_does_then() -> None:
+    story = Story()
+    call_id = await story.call()
+    await story.say(Mark.CLAIMED, call_id)
+    await story.say(Mark.DEAD_LETTERED, call_id, NO_MONEY)
+    await story.call(call_id=call_id, options=CallOptions(requeue=(3, "me")))
+    await story.say(Mark.REQUEUED, call_id)
+    assert (await story.counted()).lost == [call_id]
+    await story.say(Mark.CLAIMED, call_id, who="q-2")
+    await story.succeed(call_id)
+    counted = await story.counted()
+    assert (counted.started_twice, counted.duplicates, counted.accepted_twice) == ([], [], 0)
+    assert counted.endings == {Ending.SUCCEEDED: 1}
+
+
+async def test_a_dead_letter_with_another_conclusion_has_two_even_if_it_was_put_away() -> None:
+    story = Story()
+    call_id = await story.call()
+    await story.say(Mark.DEAD_LETTERED, call_id, NO_MONEY)
+    await story.say(Mark.DISCARDED, call_id)
+    assert (await story.counted()).duplicates == []
+    await story.succeed(call_id)
+    assert (await story.counted()).duplicates == [call_id]
+
+
+async def test_an_attempt_that_failed_may_be_followed_by_another_claim_and_no_more_than_one() -> None:
+    story = Story()
+    call_id = await story.call()
+    await story.say(Mark.CLAIMED, call_id)
+    await story.say(Mark.RETRY_SCHEDULED, call_id)
+    await story.say(Mark.CLAIMED, call_id)
+    assert (await story.counted()).started_twice == []
+    await story.say(Mark.CLAIMED, call_id, who="q-2")
+    assert (await story.counted()).started_twice == [call_id]
+
+
+async def test_a_call_with_the_key_of_another_ends_like_that_one() -> None:
+    story = Story()
+    first, second = await story.call(), await story.call()
+    await story.say(Mark.KEYED, first, bytes(32))
+    await story.say(Mark.DUPLICATE, second, first)
+    assert (await story.counted()).lost == [first, second]
+    await story.succeed(first)
+    counted = await story.counted()
+    assert (counted.endings, counted.lost) == ({Ending.SUCCEEDED: 2}, [])
+    assert differences(counted, [saw(first), saw(second)], RESULTS) == (0, [])
+    assert differences(counted, [saw(first), saw(second, Ending.CANCELLED)], RESULTS)[0] == 1
 
 
 async def test_outcomes_of_unknown_calls_and_unreadable_frames_are_faults() -> None:

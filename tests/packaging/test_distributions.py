@@ -16,7 +16,7 @@ import pytest
 
 from tests.packaging.building import MEMBERS, ROOT, normalized, run, uv
 
-NEED_AN_EXTRA = ("aegisipc.eventstore.sql",)
+NEED_AN_EXTRA = ("aegisipc.eventstore.sql", "aegisipc.sdk.transactions")
 """Packages that are not usable without one of their distribution's extras."""
 
 IMPORT_EVERYTHING = """

@@ -4,19 +4,33 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 
 from aegisipc.eventstore import events as ev
 from aegisipc.eventstore.calls import OpenCall
-from aegisipc.eventstore.events import Resolution
-from aegisipc.eventstore.frames import Mark, PenEntry, PenFrame, decode_pen, encode_pen
+from aegisipc.eventstore.codec import encode
+from aegisipc.eventstore.events import CancelRequested, ErrorInfo, Requeued, RequeuedCall, Resolution
+from aegisipc.eventstore.frames import (
+    CallOptions,
+    Mark,
+    PenEntry,
+    PenFrame,
+    decode_pen,
+    encode_calls,
+    encode_pen,
+)
 from aegisipc.eventstore.group_snapshots import decode_snapshot, load_calls
-from aegisipc.eventstore.ids import CallId
+from aegisipc.eventstore.ids import CallId, format_call_id
+from aegisipc.eventstore.keys import KeyOwner, decode_segment, find_in
 from aegisipc.eventstore.log import Record
-from aegisipc.eventstore.subjects import HA
+from aegisipc.eventstore.subjects import DEAD, HA, KEYS, PEN, STATE
+from aegisipc.eventstore.topology import Topology
+from aegisipc.sdk.core.holding import Rules
+from aegisipc.sdk.core.keyed import Lookup
 from aegisipc.sdk.core.member import GroupMember
 from aegisipc.sdk.core.pen import Identity, Start, Written
+from aegisipc.sdk.retry import Retry
 from tests.sdk.kit import EFFECTS, GROUP, NS, SERVICE, FakeClient, ListLog, Reply, a_call, marks, ms
 
 
@@ -61,23 +75,21 @@ class MemberRig:
         threaded: Sequence[str] = (),
         state: ListState | None = None,
         snapshots_every: int = 50_000,
+        retries: Mapping[str, Retry] | None = None,
+        segment_keys: int = 16_384,
+        max_backlog: int = 100_000,
     ) -> None:
         self.log, self.name, self.state = log, name, state
         identity = Identity(SERVICE, GROUP, name, incarnation, next(self._sessions))
-        self.core = GroupMember(
-            identity,
-            EFFECTS,
-            NS,
-            max_running=max_running,
-            max_frame_bytes=max_frame_bytes,
-            threaded=threaded,
-            max_threaded=1,
-            state=state,
-        )
+        rules = Rules(EFFECTS, max_running, threaded, 1, retries or {}, max_backlog)
+        self.core = GroupMember(identity, rules, NS, max_frame_bytes=max_frame_bytes, state=state)
         self.core.snapshots.every = snapshots_every
+        self.core.segments.most = segment_keys
         self.position = 0
         self.running: list[Start] = []
         self.doubts: list[OpenCall] = []
+        self.cancels: list[CallId] = []
+        self.lookups: list[Lookup] = []
         self.replies: list[tuple[str, Reply]] = []
         self._evidence_number = 0
 
@@ -104,6 +116,17 @@ class MemberRig:
         snapshot = decode_snapshot(record.payload)
         if self.state is not None:
             self.state.restore(snapshot.state)
+        keys = self.core.calls.keys
+        assert keys is not None
+        topology = Topology(NS)
+        for known in self.log.records[: snapshot.covers]:
+            place = NS.parse(known.subject)
+            topology.apply(known)
+            group = topology.group(SERVICE, GROUP)
+            if place.kind == KEYS and group is not None:
+                segment = decode_segment(known.payload)
+                if (place.who, segment.epoch) == (group.holder, group.epoch):
+                    keys.on_segment(known.seq, segment)
         load_calls(snapshot.calls, self.core.calls)
         for known in self.log.records[: snapshot.covers]:
             place = NS.parse(known.subject)
@@ -118,7 +141,24 @@ class MemberRig:
             new += starts
         self.running += new
         self.doubts += self.core.take_doubts()
+        self.cancels += [call.call_id for call in self.core.take_cancels()]
+        self.lookups += self.core.take_lookups()
         return new
+
+    def look_up(self) -> None:
+        """Read the segments that it wants read, as its host does."""
+        while self.lookups:
+            lookup = self.lookups.pop(0)
+            self.core.on_key_found(lookup, self.found_by(lookup), self.log.now_ns)
+            self.take()
+
+    def found_by(self, lookup: Lookup) -> KeyOwner | None:
+        """What the segments of a lookup say."""
+        for seq in lookup.segments:
+            is_there, owner = find_in(decode_segment(self.log.records[seq - 1].payload), lookup.key)
+            if is_there:
+                return owner
+        return None
 
     # -- writing -------------------------------------------------------------------------------------------
 
@@ -149,7 +189,8 @@ class MemberRig:
 
     def subject_of(self, written: Written) -> str:
         """Where a record of this member belongs."""
-        return self.pen if written.frame is not None else NS.state(SERVICE, GROUP, self.name)
+        kinds = {PEN: NS.pen, DEAD: NS.dead, STATE: NS.state, KEYS: NS.keys}
+        return kinds[written.kind](SERVICE, GROUP, self.name)
 
     def store(self, written: Written) -> int:
         """What the server does with a frame."""
@@ -184,13 +225,27 @@ class MemberRig:
         return self.finish_start(start, body, mark, emitted)
 
     def finish_start(
-        self, start: Start, body: bytes, mark: Mark = Mark.SUCCEEDED, emitted: Sequence[bytes] = ()
+        self,
+        start: Start,
+        body: bytes,
+        mark: Mark = Mark.SUCCEEDED,
+        emitted: Sequence[bytes] = (),
+        *,
+        again: bool = False,
     ) -> bool:
         """A handler returns: this one of several of the same call."""
         self.running.remove(start)
-        accepted = self.core.on_finished(start, mark, body, self.log.now_ns, emitted)
+        accepted = self.core.on_finished(
+            start, mark, body, self.log.now_ns, emitted, again=again, stack=("here",) * again
+        )
         self.take()
         return accepted
+
+    def fail(self, call_id: CallId, code: str = "broken") -> bool:
+        """A handler raises an error after which it is run again, attempts permitting."""
+        start = next(s for s in self.running if s.call.call_id == call_id)
+        body = encode(ErrorInfo(code=code, message="it broke"))
+        return self.finish_start(start, body, Mark.FAILED, again=True)
 
     def testify(
         self,
@@ -229,6 +284,7 @@ class MemberRig:
             moved = bool(self.running)
             for start in list(self.running):
                 self.finish(start.call.call_id)
+            self.look_up()
             if self.write() is None and not moved and not self.running:
                 return
 
@@ -242,6 +298,7 @@ def active_member(
     threaded: Sequence[str] = (),
     state: ListState | None = None,
     snapshots_every: int = 50_000,
+    **options: Any,
 ) -> MemberRig:
     """A member that joined and holds the pen at epoch 1."""
     log.join(name)
@@ -254,6 +311,7 @@ def active_member(
         threaded=threaded,
         state=state,
         snapshots_every=snapshots_every,
+        **options,
     )
     rig.read()
     return rig
@@ -272,6 +330,44 @@ def standby_member(
     rig = MemberRig(log, name, max_running=max_running, max_frame_bytes=max_frame_bytes, state=state)
     rig.read()
     return rig
+
+
+type ACall = tuple[str, str | None, int, bytes]
+
+
+def send_keyed(client: FakeClient, *calls: tuple[ACall, str | None]) -> list[CallId]:
+    """Store one frame of calls with their idempotency keys."""
+    frame = client.frame(*[call for call, _ in calls])
+    entries = [
+        entry._replace(options=None if key is None else CallOptions(key))
+        for entry, (_, key) in zip(frame.entries, calls, strict=True)
+    ]
+    client._log.append(
+        NS.call(SERVICE, client._group, client.name), encode_calls(frame._replace(entries=entries))
+    )
+    return [entry.call_id for entry in entries]
+
+
+def ask_to_cancel(log: ListLog, *call_ids: CallId, author: str = "c1", reason: str = "no need") -> None:
+    """Somebody wants calls cancelled."""
+    event = CancelRequested(
+        call_ids=tuple(format_call_id(call_id) for call_id in call_ids), author=author, reason=reason
+    )
+    log.say(NS.cancel(SERVICE, GROUP, author), event)
+
+
+def requeue(rig: MemberRig, call: OpenCall, *, timeout_ms: int = 10_000) -> None:
+    """An operator lets a dead letter run again."""
+    was = RequeuedCall(
+        client=call.client,
+        method=call.method,
+        resource=call.resource,
+        key=call.key,
+        priority=call.priority,
+        body=call.body,
+    )
+    said = Requeued(author="ann", reason="test", dead_seq=1, timeout_ms=timeout_ms, call=was)
+    rig.core.requeue(call, said)
 
 
 def said_by(source: Literal["operator", "reconcile", "evidence"] = "operator") -> Resolution:

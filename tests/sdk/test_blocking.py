@@ -20,8 +20,10 @@ from aegisipc.router.infrastructure.free_ports import choose_free_port
 from aegisipc.sdk import Service
 from aegisipc.sdk.blocking import Client, EventLoopBlocked, connect
 from aegisipc.sdk.errors import (
+    CallFinished,
     CallTimeout,
     CallUnknown,
+    IdempotencyConflict,
     InvalidArguments,
     LogMissing,
     NoRoute,
@@ -127,6 +129,37 @@ def test_a_submitted_call_can_be_waited_for_and_attached_to(client: Client, back
     with backend.client() as other:
         assert other.attach(pending.call_id, returns=Sum).result() == Sum(total=3)
     assert pending.call_id in repr(pending)
+
+
+def test_a_submitted_call_has_a_receipt(client: Client) -> None:
+    receipt = client.submit("sums.add", 1, 2, priority="high").receipt
+    assert (receipt.durability, receipt.replicas) == ("written", 1)
+    assert receipt.seq > 0
+
+
+def test_a_call_with_a_key_is_found_by_it(client: Client, backend: Backend) -> None:
+    assert client.call("sums.add", 1, 2, idempotency_key="k", returns=Sum) == Sum(total=3)
+    first = client.submit("sums.add", 1, 2, idempotency_key="k")
+    assert first.result() == {"total": 3}
+    with pytest.raises(IdempotencyConflict):
+        client.call("sums.add", 2, 2, idempotency_key="k")
+    with backend.client() as other:
+        assert other.attach(idempotency_key="k", service="sums", returns=Sum).result() == Sum(total=3)
+        stub = other.service(PlainApi, idempotency_key="k")
+        assert stub.add(1, 2) == Sum(total=3)
+    for wrong in ({}, {"idempotency_key": "k"}, {"service": "sums"}):
+        with pytest.raises(ServiceDefinitionError):
+            client.attach(**wrong)  # type: ignore[arg-type]
+
+
+def test_a_finished_call_cannot_be_cancelled(client: Client) -> None:
+    pending = client.submit("sums.add", 1)
+    pending.result()
+    with pytest.raises(CallFinished) as caught:
+        pending.cancel("late")
+    assert caught.value.state == "succeeded"
+    with pytest.raises(ServiceDefinitionError, match="give text of at most 500 characters"):
+        pending.cancel("r" * 501)
 
 
 def test_a_stub_of_a_protocol_with_plain_methods_returns_results(client: Client) -> None:

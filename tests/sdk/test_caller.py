@@ -7,9 +7,11 @@ import itertools
 import pytest
 
 from aegisipc.eventstore.errors import LogFull, NotConnected, Overloaded, PayloadTooLarge
-from aegisipc.eventstore.frames import MAX_TIMEOUT_MS, Mark, decode_calls
+from aegisipc.eventstore.frames import HIGH, LOW, MAX_TIMEOUT_MS, CallOptions, Mark, decode_calls
 from aegisipc.eventstore.ids import format_call_id, time_of
+from aegisipc.eventstore.views import Congestion
 from aegisipc.sdk.core.caller import ASK_AFTER_NS, GRACE_NS, Caller, CallsOut, Fate, Lane, PendingCall
+from aegisipc.sdk.core.flow import FlowHint
 from aegisipc.sdk.errors import CallTimeout
 from aegisipc.sdk.outcomes import error_of_fate
 from aegisipc.sdk.wire import MAX_ASKED
@@ -21,8 +23,17 @@ SERVER_MS = 1_800_000_000_000
 class Rig:
     """A caller, its clock and one lane."""
 
-    def __init__(self, *, max_open: int = 1000, max_frame_bytes: int = 1 << 20) -> None:
-        self.core = Caller("c1", 7, NS, max_open=max_open, max_frame_bytes=max_frame_bytes)
+    def __init__(
+        self, *, max_open: int = 1000, max_frame_bytes: int = 1 << 20, max_payload_bytes: int = 0
+    ) -> None:
+        self.core = Caller(
+            "c1",
+            7,
+            NS,
+            max_open=max_open,
+            max_frame_bytes=max_frame_bytes,
+            max_payload_bytes=max_payload_bytes,
+        )
         self.now_ns = 0
         self.lane = self.core.lane(SERVICE, GROUP)
         self.over: list[PendingCall] = []
@@ -34,9 +45,17 @@ class Rig:
         timeout_ms: int = 1000,
         lane: Lane | None = None,
         resource: str | None = None,
+        options: CallOptions | None = None,
     ) -> PendingCall:
         return self.core.submit(
-            lane or self.lane, "get", body, timeout_ms, resource, now_ns=self.now_ns, server_ms=SERVER_MS
+            lane or self.lane,
+            "get",
+            body,
+            timeout_ms,
+            resource,
+            options,
+            now_ns=self.now_ns,
+            server_ms=SERVER_MS,
         )
 
     def frame(self, lane: Lane | None = None) -> CallsOut:
@@ -67,8 +86,8 @@ def test_a_frame_holds_everything_that_gathered_in_the_order_in_which_it_was_sub
     out = rig.frame()
     frame = decode_calls(out.payload)
     assert [tuple(entry) for entry in frame.entries] == [
-        (calls[0].call_id, "get", 1000, "x"),
-        (calls[1].call_id, "get", 5, None),
+        (calls[0].call_id, "get", 1000, "x", None),
+        (calls[1].call_id, "get", 5, None, None),
     ]
     assert frame.bodies == [b"one", b"two"]
     assert (frame.session, frame.number, frame.epoch) == (7, 1, 9)
@@ -152,7 +171,7 @@ def test_over_max_open_calls_a_call_is_refused_until_another_is_over() -> None:
     rig.submit()
     with pytest.raises(Overloaded, match="2 calls of client 'c1' are open") as caught:
         rig.submit()
-    assert caught.value.limit == 2
+    assert (caught.value.limit, caught.value.retry_after_s) == (2, 0.1)
     rig.core.on_outcomes([(first.call_id, Mark.SUCCEEDED, b"")])
     rig.submit()
 
@@ -165,6 +184,55 @@ def test_arguments_that_fit_in_no_frame_are_refused_and_leave_nothing_behind() -
     assert (caught.value.size_bytes, len(rig.core.open)) == (1000, 0)
     rig.submit(b"x" * limit)
     assert len(rig.frame().payload) <= 1000
+
+
+def test_a_frame_never_exceeds_its_limit_even_with_long_keys() -> None:
+    rig = Rig(max_frame_bytes=20_000)
+    for number in range(200):
+        key = f"{number:04}".ljust(256, "k")
+        rig.submit(b"x" * 100, resource="r" * 250, options=CallOptions(key, HIGH))
+    sent = 0
+    while (out := rig.core.next_frame(rig.lane)) is not None:
+        assert len(out.payload) <= 20_000
+        assert all(entry.options is not None for entry in decode_calls(out.payload).entries)
+        sent += len(out.calls)
+    assert sent == 200
+
+
+def test_a_congested_group_takes_no_calls_whatever_their_priority() -> None:
+    rig = Rig()
+    rig.lane.congestion = Congestion(open=5, limit=4, retry_after_ms=70, since_ns=0)
+    for options in (None, CallOptions(None, HIGH)):
+        with pytest.raises(Overloaded) as caught:
+            rig.submit(options=options)
+        assert (caught.value.retry_after_s, caught.value.limit) == (0.07, 4)
+    assert not rig.core.open
+    rig.lane.congestion = None
+    rig.submit()
+
+
+def test_only_calls_that_stand_before_it_make_a_call_wait() -> None:
+    rig = Rig()
+    for _ in range(99):
+        rig.submit(options=CallOptions(None, LOW), timeout_ms=60_000)
+    rig.core.on_hint(rig.lane, FlowHint(100, 10_000), rig.now_ns)
+    rig.submit(options=CallOptions(None, HIGH), timeout_ms=1000)
+    with pytest.raises(Overloaded, match="longer than its timeout of 1 s"):
+        rig.submit(options=CallOptions(None, LOW), timeout_ms=1000)
+    rig.core.on_hint(rig.lane, FlowHint(0, 0), rig.now_ns)
+    rig.submit(options=CallOptions(None, LOW), timeout_ms=1000)
+
+
+def test_the_count_of_open_calls_by_priority_goes_back_to_nothing_however_they_end() -> None:
+    rig = Rig()
+    calls = [rig.submit(options=CallOptions(None, number % 3), timeout_ms=100) for number in range(9)]
+    assert rig.lane.open == [3, 3, 3]
+    rig.core.drop(calls[0], 0)
+    rig.core.on_outcomes([(calls[1].call_id, Mark.SUCCEEDED, b"")])
+    rig.core.on_outcomes([(calls[1].call_id, Mark.SUCCEEDED, b"")])
+    rig.tick(1000)
+    assert rig.lane.open == [0, 0, 0]
+    assert not rig.core.open
 
 
 # -- outcomes ------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 from typing import Any, Protocol, cast
 
@@ -12,9 +13,9 @@ from aegisipc.eventstore.codec import encode
 from aegisipc.eventstore.frames import Mark
 from aegisipc.sdk import Service
 from aegisipc.sdk.client import Client
-from aegisipc.sdk.errors import InvalidArguments, RemoteError, ServiceDefinitionError
+from aegisipc.sdk.errors import InvalidArguments, InvalidName, RemoteError, ServiceDefinitionError
 from aegisipc.sdk.outcomes import codec_of, value_of
-from aegisipc.sdk.stubs import stub_of
+from aegisipc.sdk.stubs import read_api, remote, stub_of
 
 HOSTILE = {
     "message": "m",
@@ -119,3 +120,50 @@ async def test_an_option_given_to_a_stubs_method_is_refused_by_name(option: str)
 def test_what_is_no_type_cannot_be_expected_of_a_result(returns: Any) -> None:
     with pytest.raises(ServiceDefinitionError, match="cannot read results as returns="):
         codec_of(returns)
+
+
+# -- which method a stub means --------------------------------------------------------------------------
+
+
+def test_a_stub_names_versions() -> None:
+    class Api(Protocol):
+        @remote(version=3)
+        async def place(self) -> int: ...
+
+        @remote("place", version=2)
+        async def former(self) -> int: ...
+
+        @remote("get")
+        async def position(self) -> int: ...
+
+    api = read_api(Api, "orders")
+    assert api.methods is not None
+    assert {name: method.name for name, method in api.methods.items()} == {
+        "place": "place@3",
+        "former": "place@2",
+        "position": "get",
+    }
+
+
+def test_a_stub_names_no_version_that_cannot_be() -> None:
+    with pytest.raises(InvalidName):
+        remote("place", version=0)
+    with pytest.raises(InvalidName, match="give the version apart"):
+        remote("place@2")
+    with pytest.raises(InvalidName):
+        remote("_place")
+
+
+def test_what_a_stub_does_not_say_is_anything() -> None:
+    class Api(Protocol):
+        async def place(self, order, *, note: str = ...): ...  # type: ignore[no-untyped-def]
+
+        async def many(self, *orders: int) -> int: ...
+
+    methods = read_api(Api, "orders").methods
+    assert methods is not None
+    document = json.loads(methods["place"].schemas or "")
+    assert document["arguments"]["properties"] == {"order": {}, "note": {"type": "string"}}
+    assert document["arguments"]["required"] == ["order"]
+    assert document["returns"] == {}
+    assert (methods["many"].schemas, methods["many"].fingerprint) == (None, "")

@@ -15,7 +15,7 @@ from aegisipc.eventstore.frames import Mark
 from aegisipc.sdk.context import Context
 from aegisipc.sdk.core.pen import CLAIMED_TOO_LATE, Identity
 from aegisipc.sdk.errors import InvalidArguments, ServiceError
-from aegisipc.sdk.executor import Executor
+from aegisipc.sdk.executor import Done, Executor
 from aegisipc.sdk.failures import MAX_ERROR_BYTES, MAX_FIELD_ERRORS
 from aegisipc.sdk.service import Service
 from tests.sdk.kit import EPOCH_NS, GROUP
@@ -134,7 +134,7 @@ def call(method: str, *args: Any) -> OpenCall:
 
 
 async def failure(executor: Executor, method: str, *args: Any) -> dict[str, Any]:
-    mark, body, emitted = await executor.execute(call(method, *args), 3)
+    mark, body, emitted, *_ = await executor.execute(call(method, *args), 3)
     assert mark is Mark.FAILED
     assert body is not None
     assert emitted == ()
@@ -143,22 +143,20 @@ async def failure(executor: Executor, method: str, *args: Any) -> dict[str, Any]
 
 
 async def test_a_result_is_encoded(executor: Executor) -> None:
-    assert await executor.execute(call("echo", {"a": Decimal(1)}), 1) == (
-        Mark.SUCCEEDED,
-        encode({"a": Decimal(1)}),
-        (),
+    assert await executor.execute(call("echo", {"a": Decimal(1)}), 1) == Done(
+        Mark.SUCCEEDED, encode({"a": Decimal(1)}), ()
     )
 
 
 async def test_the_context_tells_the_handler_about_its_call(executor: Executor) -> None:
-    _, body, _ = await executor.execute(call("sees"), 3)
+    _, body, *_ = await executor.execute(call("sees"), 3)
     assert body is not None
     seen = decode(body)
     assert seen == ["orders", GROUP, "a", "c1", "acc_1", 3, "01a3185c-5000-7000-8000-040000000007", 2.0]
 
 
 async def test_a_plain_function_runs_in_a_thread_of_the_service(executor: Executor) -> None:
-    _, body, _ = await executor.execute(call("in_a_thread", 7), 1)
+    _, body, *_ = await executor.execute(call("in_a_thread", 7), 1)
     assert body is not None
     assert decode(body) == "orders_0 in_a_thread 7"
 
@@ -222,7 +220,7 @@ async def test_an_unknown_method_fails_and_lists_the_known_ones(executor: Execut
 async def test_whatever_a_handler_raises_is_an_outcome_of_bounded_size(
     executor: Executor, method: str, name: str
 ) -> None:
-    mark, body, _ = await executor.execute(call(method, name), 3)
+    mark, body, *_ = await executor.execute(call(method, name), 3)
     assert mark is Mark.FAILED
     assert body is not None
     assert len(body) <= MAX_ERROR_BYTES
@@ -250,7 +248,7 @@ async def test_of_very_many_faults_the_first_are_named_and_the_others_counted(ex
 async def test_a_call_that_waited_for_a_thread_beyond_its_deadline_does_not_start() -> None:
     late = Executor(service, Identity("orders", GROUP, "a", "1", 1), lambda: EPOCH_NS + 3_000_000_000, 1000)
     try:
-        assert await late.execute(call("late_in_a_thread"), 1) == (Mark.FAILED, CLAIMED_TOO_LATE, ())
-        assert await late.execute(call("horror_in_a_thread", "exit"), 1) == (Mark.EXPIRED, None, ())
+        assert await late.execute(call("late_in_a_thread"), 1) == Done(Mark.FAILED, CLAIMED_TOO_LATE, ())
+        assert await late.execute(call("horror_in_a_thread", "exit"), 1) == Done(Mark.EXPIRED, None, ())
     finally:
         late.close()

@@ -78,7 +78,7 @@ def test_the_queue_of_a_resource_is_forgotten_when_it_is_empty(log: ListLog, cli
     for _ in range(3):
         client.send(a_call(resource="x"))
         member.run_everything()
-    assert not member.core._schedule._queues
+    assert not member.core.holding.schedule._queues
     assert member.core.is_quiet
 
 
@@ -682,7 +682,8 @@ def test_calls_that_expired_behind_a_stuck_one_are_let_go(log: ListLog, client: 
     core = member.core
     assert member.started() == [stuck]
     assert core.waiting == len(core.calls.open) - 1 == 0
-    assert sum(map(len, core._schedule._queues.values())) + len(core._schedule._ready) == 0
+    waiting = [call.call_id for queue in core.holding.schedule._queues.values() for call in queue]
+    assert waiting == [stuck]  # it has its turn
     member.finish(stuck)
     (after,) = client.send(a_call(resource="y"))
     member.read()

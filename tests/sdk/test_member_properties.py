@@ -8,29 +8,34 @@ After every run the log itself is judged.
 from __future__ import annotations
 
 import os
-from collections import Counter
+from collections import Counter, defaultdict
 
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from aegisipc.eventstore.calls import Outcome
+from aegisipc.eventstore.codec import decode
 from aegisipc.eventstore.frames import Mark, PenEntry, PenFrame, encode_pen
 from aegisipc.eventstore.histories import AcceptedCall, CallHistory
 from aegisipc.eventstore.ids import CallId
 from aegisipc.sdk.core.pen import CLAIMED_TOO_LATE
 from aegisipc.sdk.core.suspects import MAX_ATTEMPTS
 from tests.sdk.kit import GROUP, NS, SERVICE, a_call
-from tests.sdk.member_kit import said_by
-from tests.sdk.two_members import NAMES, Settings, TwoMembers
+from tests.sdk.member_kit import ask_to_cancel, requeue, said_by, send_keyed
+from tests.sdk.two_members import KEYS, NAMES, Settings, TwoMembers
 
 MEMBERS = st.sampled_from(NAMES)
 CALLS = st.lists(
-    st.builds(
-        a_call,
-        st.sampled_from(["pay", "pay", "put", "get"]),
-        st.sampled_from([None, "x", "x", "y"]),
-        st.sampled_from([3, 20, 1000]),
+    st.tuples(
+        st.builds(
+            a_call,
+            st.sampled_from(["pay", "pay", "put", "get"]),
+            st.sampled_from([None, "x", "x", "y"]),
+            st.sampled_from([3, 20, 1000]),
+            st.sampled_from([b"\x92\x90\x80", b"\x92\x90\x80", b"\x92\x91\x01\x80"]),
+        ),
+        st.sampled_from([None, None, *KEYS]),
     ),
     min_size=1,
     max_size=4,
@@ -39,7 +44,7 @@ ENDS = st.sampled_from([Mark.SUCCEEDED, Mark.SUCCEEDED, Mark.SUCCEEDED, Mark.FAI
 EVENTS = st.sampled_from([1, 1, 2, 3, 0, 0, 1, -1])
 EXPECTED_ANOMALIES = {"frame stored twice", "not the holder's", "evidence of no use"}
 
-type Calls = list[tuple[str, str | None, int, bytes]]
+type Calls = list[tuple[tuple[str, str | None, int, bytes], str | None]]
 
 
 class AnySchedule(RuleBasedStateMachine):
@@ -51,9 +56,10 @@ class AnySchedule(RuleBasedStateMachine):
         max_running=st.sampled_from([1, 2, 8]),
         max_frame_bytes=st.sampled_from([64, 160, 1 << 20]),
         snapshots_every=st.sampled_from([1, 3, 50_000]),
+        segment_keys=st.sampled_from([1, 2, 50_000]),
     )
-    def begin(self, max_running: int, max_frame_bytes: int, snapshots_every: int) -> None:
-        self.world = TwoMembers(Settings(max_running, max_frame_bytes, snapshots_every))
+    def begin(self, max_running: int, max_frame_bytes: int, snapshots_every: int, segment_keys: int) -> None:
+        self.world = TwoMembers(Settings(max_running, max_frame_bytes, snapshots_every, segment_keys))
         self.world.promote("a")
         self.member_goes_on("a")
 
@@ -61,15 +67,22 @@ class AnySchedule(RuleBasedStateMachine):
 
     @rule(client=st.integers(0, 1), calls=CALLS)
     def client_sends(self, client: int, calls: Calls) -> None:
-        self.world.clients[client].send(*calls)
+        send_keyed(self.world.clients[client], *calls)
+
+    @rule(which=st.integers(0, 15), more=st.booleans())
+    def somebody_cancels_calls(self, which: int, more: bool) -> None:
+        known = [*self.world.judge.calls][-16:]
+        if known:
+            chosen = [known[which % len(known)], *(known[-1:] if more else [])]
+            ask_to_cancel(self.world.log, *chosen)
 
     @rule(client=st.integers(0, 1), calls=CALLS)
     def calls_arrive_and_the_holder_takes_them(self, client: int, calls: Calls) -> None:
-        self.world.clients[client].send(*calls)
+        send_keyed(self.world.clients[client], *calls)
         if self.world.holder is not None:
             self.member_goes_on(self.world.holder[0])
 
-    @rule(kind=st.sampled_from([".call.", ".pen.", ".evidence."]))
+    @rule(kind=st.sampled_from([".call.", ".pen.", ".dead.", ".evidence.", ".keys.", ".cancel."]))
     def a_frame_is_stored_twice(self, kind: str) -> None:
         frame = next((r for r in reversed(self.world.log.records) if kind in r.subject), None)
         if frame is not None and b"forged" not in frame.payload:
@@ -104,7 +117,7 @@ class AnySchedule(RuleBasedStateMachine):
     def the_holder_is_cut_off_in_the_middle_of_calls(self, calls: Calls, to: str, told: bool) -> None:
         assert self.world.holder is not None
         former = self.world.holder[0]
-        self.world.clients[0].send(*calls)
+        send_keyed(self.world.clients[0], *calls)
         self.member_goes_on(former)
         self.world.promote(to)
         if told:
@@ -190,6 +203,22 @@ class AnySchedule(RuleBasedStateMachine):
                 rig.core.doubts.not_executed(call_id, said_by("reconcile"))
             assert call_id not in rig.core.doubts
 
+    @rule(name=MEMBERS, which=st.integers(0, 3), again=st.booleans(), milliseconds=st.sampled_from([5, 1000]))
+    def operator_requeues_or_discards(self, name: str, which: int, again: bool, milliseconds: int) -> None:
+        rig = self.world.rigs[name]
+        letters = self.world.dead_letters(name)
+        if letters and rig.core.is_active and rig.position == len(self.world.log.records):
+            letter = letters[which % len(letters)]
+            if again:
+                requeue(rig, letter, timeout_ms=milliseconds)
+            else:
+                rig.core.discard(letter, said_by())
+
+    @rule(name=MEMBERS)
+    def host_reads_segments(self, name: str) -> None:
+        self.world.rigs[name].look_up()
+        self.world.collect(name)
+
     @rule(name=MEMBERS)
     def holder_checks_its_state(self, name: str) -> None:
         if self.world.rigs[name].core.is_active:
@@ -205,6 +234,7 @@ class AnySchedule(RuleBasedStateMachine):
     def member_goes_on(self, name: str) -> None:
         """What mostly happens: it reads, writes what it has, and hears that it is stored."""
         self.world.read(name, 1000)
+        self.host_reads_segments(name)
         self.world.send(name)
         self.world.store(name)
         self.world.answer(name)
@@ -214,6 +244,43 @@ class AnySchedule(RuleBasedStateMachine):
     def handler_returns(self, at: int, which: int, mark: Mark, events: int, testifies: bool) -> None:
         busy = self.world.busy()
         self.world.end_handler(busy[at % len(busy)], which, mark, events, testifies=testifies)
+
+    @precondition(lambda self: self.world.holder_is_there)
+    @rule(
+        method=st.sampled_from(["put", "pay"]),
+        resource=st.sampled_from([None, "x"]),
+        key=st.sampled_from([None, *KEYS]),
+        fails=st.integers(1, 4),
+        again=st.sampled_from([None, 5, 1000]),
+    )
+    def a_call_fails_several_times(
+        self, method: str, resource: str | None, key: str | None, fails: int, again: int | None
+    ) -> None:
+        """And if it is a dead letter then, an operator may let it run again."""
+        assert self.world.holder is not None
+        name = self.world.holder[0]
+        send_keyed(
+            self.world.clients[0], (a_call(method, resource, 1000), key), (a_call("get", resource), None)
+        )
+        for _ in range(fails):
+            self.member_goes_on(name)
+            for _ in range(len(self.world.rigs[name].running)):
+                self.world.end_handler(name, 0, Mark.FAILED, again=True)
+            self.member_goes_on(name)
+            self.time_passes(5, told=True)
+        self.member_goes_on(name)
+        self.world.read(name, 1000)
+        if again is not None:
+            self.operator_requeues_or_discards(name, 3, again=True, milliseconds=again)
+
+    @precondition(lambda self: self.world.busy())
+    @rule(at=st.integers(0, 1), which=st.integers(0, 7), goes_on=st.booleans())
+    def handler_fails_and_may_be_run_again(self, at: int, which: int, goes_on: bool) -> None:
+        busy = self.world.busy()
+        name = busy[at % len(busy)]
+        self.world.end_handler(name, which, Mark.FAILED, again=True)
+        if goes_on:
+            self.member_goes_on(name)
 
     @precondition(lambda self: self.world.busy())
     @rule(at=st.integers(0, 1), mark=ENDS, events=EVENTS, goes_on=st.booleans())
@@ -277,13 +344,27 @@ class AnySchedule(RuleBasedStateMachine):
     def a_once_call_starts_again_only_if_it_was_found_not_to_have_run(self) -> None:
         self.world.judge.read()
         starts = Counter(r.start.call.call_id for r in self.world.ran if r.start.call.method == "pay")
-        assert all(count <= 1 + self.world.judge.reopened[call_id] for call_id, count in starts.items())
+        judge = self.world.judge
+        for call_id, count in starts.items():
+            assert count <= 1 + judge.reopened[call_id] + judge.retried[call_id]
+
+    @invariant()
+    def of_the_calls_with_one_key_only_one_ever_starts(self) -> None:
+        judge = self.world.judge
+        started: dict[str, set[CallId]] = defaultdict(set)
+        for run in self.world.ran:
+            call = run.start.call
+            if call.key is not None and not judge.was_in_doubt(call.call_id):
+                started[call.key].add(call.call_id)
+                assert call.call_id not in judge.released, "a key was given back by a call that started"
+        assert all(len(calls) == 1 for calls in started.values())
 
     @invariant()
     def no_call_starts_twice_in_one_epoch(self) -> None:
         runs = Counter((r.start.call.call_id, r.start.epoch) for r in self.world.ran)
+        judge = self.world.judge
         for (call_id, _), count in runs.items():
-            assert count <= 1 + self.world.judge.reopened[call_id]
+            assert count <= 1 + judge.reopened[call_id] + judge.retried[call_id]
 
     @invariant()
     def no_member_runs_more_than_it_may(self) -> None:
@@ -293,14 +374,15 @@ class AnySchedule(RuleBasedStateMachine):
     @invariant()
     def calls_of_one_resource_start_in_log_order_one_after_another(self) -> None:
         judge = self.world.judge
-        order: dict[tuple[object, ...], int] = {}
+        order: dict[tuple[object, ...], tuple[int, CallId]] = {}
         for run in self.world.ran:
             call = run.start.call
             if call.resource is None or judge.was_in_doubt(call.call_id):
                 continue
             key = (run.member, run.incarnation, run.start.epoch, call.resource)
-            assert order.get(key, -1) < judge.places[call.call_id]
-            order[key] = judge.places[call.call_id]
+            place, before = order.get(key, (-1, b""))
+            assert place < run.place or (place, before) == (run.place, call.call_id)
+            order[key] = (run.place, call.call_id)
         for rig in self.world.rigs.values():
             busy = [s.call.resource for s in rig.running if s.epoch == rig.core.epoch and s.call.resource]
             assert len(set(busy)) == len(busy) or not rig.core.is_active
@@ -343,7 +425,8 @@ class AnySchedule(RuleBasedStateMachine):
         judge.read()
         for call_id in judge.places:
             final = [outcome for outcome in judge.said[call_id] if outcome.mark is not Mark.IN_DOUBT]
-            assert len(final) == 1, f"a call has {len(final)} outcomes"
+            assert len(final) == 1 + judge.requeued[call_id], f"a call has {len(final)} outcomes"
+            assert all(outcome.mark is Mark.DEAD_LETTERED for outcome in final[:-1])
         assert set(judge.fold.anomalies) <= EXPECTED_ANOMALIES, judge.fold.anomalies
         assert all(places == sorted(places) for places in judge.order.values()), "a resource lost its order"
         self._check_what_was_told()
@@ -361,12 +444,17 @@ class AnySchedule(RuleBasedStateMachine):
             self._check_story(call_id, judge.said[call_id][-1])
         for call_id, outcomes in judge.said.items():
             _, mark, body = outcomes[-1]
-            if mark is Mark.DEAD_LETTERED:
+            if mark is Mark.DEAD_LETTERED and decode(body or b"")["details"]["reason"] == "poison":
                 assert len(judge.attempts[call_id]) >= MAX_ATTEMPTS
             if judge.was_in_doubt(call_id):
                 continue
             if mark in (Mark.SUCCEEDED, Mark.FAILED):
-                assert (call_id in started) is (body != CLAIMED_TOO_LATE)
+                is_conflict = b"idempotency_conflict" in (body or b"")
+                assert (call_id in started) is (body != CLAIMED_TOO_LATE and not is_conflict)
+            if mark is Mark.DUPLICATE:
+                assert call_id not in started
+            if mark is Mark.CANCELLED and not decode(body or b"")["details"]["started"]:
+                assert call_id not in started, "it is said that it was cancelled before it started"
             if (mark, body) == (Mark.EXPIRED, None):
                 assert call_id not in started, "it is said that it never started"
 
@@ -375,7 +463,8 @@ class AnySchedule(RuleBasedStateMachine):
         accepted = AcceptedCall(call_id, SERVICE, GROUP, "c", "put", None, 0, 0, 0, 0, b"")
         story = CallHistory(NS, accepted)
         for record in self.world.log.records:
-            if ".pen." in record.subject or record.subject == story.fence:
+            is_said = ".pen." in record.subject or ".dead." in record.subject
+            if is_said or record.subject == story.fence:
                 story.apply(record)
         assert story.outcome == outcome
 
@@ -389,7 +478,9 @@ class AnySchedule(RuleBasedStateMachine):
             assert core.calls.to_plain() == judge.fold.to_plain()
             for call_id, mark, body in core.answer(list(judge.places)):
                 assert Outcome(call_id, Mark(mark), body) == judge.said[call_id][-1]
-            assert not core.is_active or (core.is_quiet and not core.waiting and not len(core.doubts))
+            assert self.world.owners_by(rig) == judge.owners
+            is_done = core.is_quiet and not core.waiting and not len(core.doubts)
+            assert not core.is_active or (is_done and not len(core.holding.retries))
 
     def _come_to_rest(self) -> None:
         """The faults end. Only if nobody alive holds the pen does the router have anything to do."""
@@ -401,9 +492,13 @@ class AnySchedule(RuleBasedStateMachine):
             world.promote("a")
         for _ in range(1000):
             before = (len(world.log.records), len(world.ran), len(world.flights))
+            if any(len(rig.core.holding.retries) for rig in world.rigs.values()):
+                world.log.now_ns += 20_000_000
             for name in NAMES:
                 self._go_on(name)
-            if before == (len(world.log.records), len(world.ran), len(world.flights)) and not world.flights:
+            waits = any(len(rig.core.holding.retries) for rig in world.rigs.values() if rig.core.is_active)
+            now = (len(world.log.records), len(world.ran), len(world.flights))
+            if before == now and not world.flights and not waits:
                 return
         raise AssertionError("the members never come to rest")
 

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+import os
+import subprocess
+import sys
 from dataclasses import dataclass
 from decimal import Decimal
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from pydantic import BaseModel
@@ -280,3 +285,28 @@ def test_the_contract_changes_with_what_callers_may_send_and_not_with_the_contex
     arguments = [method(f).contract.arguments for f in (base, with_context, other_type, optional, only_named)]
     assert arguments[0] == arguments[1]
     assert len(set(arguments)) == 4
+
+
+def test_the_schemas_are_the_same_in_every_process() -> None:
+    code = "from tests.sdk.test_method import schemas_of_a_method; print(schemas_of_a_method())"
+    told = {
+        subprocess.run(
+            [sys.executable, "-c", code],
+            env={**os.environ, "PYTHONHASHSEED": seed},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout.strip()
+        for seed in ("1", "2")
+    }
+    assert told == {schemas_of_a_method()}
+
+
+def schemas_of_a_method() -> str:
+    def place(order: dict[str, set[int]], *, side: Literal["b", "a"] = "a", note: object = object()) -> None:
+        """Its default cannot travel, and is left out."""
+
+    made = method(place)
+    assert made.offer.schemas == hashlib.sha256(made.schemas.encode()).hexdigest()
+    assert "note" in json.loads(made.schemas)["arguments"]["properties"]
+    return made.offer.schemas

@@ -180,7 +180,16 @@ def test_after_three_attempts_whose_makers_are_gone_a_call_is_a_dead_letter(
     assert marks(written) == [(Mark.DEAD_LETTERED, call)]
     error = body_of(written, Mark.DEAD_LETTERED)
     assert error["code"] == "dead_lettered"
-    assert error["details"] == {"attempts": 3, "instances": ["w1", "w2", "w3"]}
+    assert error["details"] == {
+        "attempts": 3,
+        "reason": "poison",
+        "method": "get",
+        "client": "c1",
+        "resource": None,
+        "error": None,
+        "stack": [],
+        "instances": ["w1", "w2", "w3"],
+    }
     assert last.acks == ["t4"]
     assert last.replies[0][:2] == (call, Mark.DEAD_LETTERED)
 

@@ -125,3 +125,14 @@ def test_no_resource_given_where_several_groups_are() -> None:
     assert no_route(log).message == (
         "cannot call orders.get without resource_id: 'orders' has 2 groups; name a resource, one of x, y"
     )
+
+
+def test_a_version_that_nobody_offers_is_told_with_those_that_there_are() -> None:
+    log = ListLog()
+    admit(log, "a", "g1", "x")
+    assert no_route(log, "get@2", "x").message == (
+        "cannot call orders.get@2: 'orders' has no version 2 of 'get'; it has get"
+    )
+    assert no_route(log, "fly@2", "x").message == (
+        "cannot call orders.fly@2: 'orders' has no such method; it has get, pay, put"
+    )

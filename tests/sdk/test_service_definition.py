@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, NewType
+from typing import Annotated, Any, NewType, cast
 
 import pytest
 from pydantic import BaseModel, Field
 
 from aegisipc.sdk.errors import InvalidName, ServiceDefinitionError
 from aegisipc.sdk.instance import Instance, InstanceOptions
+from aegisipc.sdk.retry import Retry
 from aegisipc.sdk.service import Service
 
 
@@ -232,3 +233,57 @@ def test_a_restore_that_does_not_take_the_snapshot_or_none_is_refused(desk: Serv
 def test_a_restore_without_annotation_is_taken_at_its_word(desk: Service) -> None:
     declare(desk, "on", "snapshot").restore(lambda state: None)
     desk.check()
+
+
+# -- versions, retries, backlog -------------------------------------------------------------------------
+
+
+def test_versions_of_a_method_are_methods_of_their_own() -> None:
+    service = Service("s")
+
+    @service.method(effect="pure")
+    async def place(quantity: int) -> int:
+        return quantity
+
+    @service.method(effect="pure", name="place", version=2)
+    async def place_again(quantity: int, note: str) -> int:
+        return quantity
+
+    assert sorted(service.contract) == ["place", "place@2"]
+    assert (service.methods["place@2"].name, service.methods["place@2"].version) == ("place@2", 2)
+    assert service.contract["place@2"].signature.startswith("place@2(quantity: int, note: str)")
+    with pytest.raises(ServiceDefinitionError, match=r"cannot offer s\.place@2 twice: .* or version"):
+        service.method(name="place", version=2)(place_again)
+
+
+@pytest.mark.parametrize("version", [0, 10_000, "2", True, None])
+def test_a_version_that_is_none_is_refused(version: Any) -> None:
+    with pytest.raises(InvalidName, match="as the version of a method"):
+        Service("s").method(version=version)(lambda: None)
+
+
+def test_a_method_keeps_its_retry_and_takes_nothing_else_for_one() -> None:
+    service, retry = Service("s"), Retry(attempts=2)
+
+    @service.method(effect="idempotent", retry=retry)
+    async def place() -> None: ...
+
+    assert service.methods["place"].retry is retry
+    with pytest.raises(ServiceDefinitionError, match="give a Retry"):
+        service.method(name="other", retry=cast("Any", 3))(place)
+
+
+@pytest.mark.parametrize("backlog", [0, -1, 10_000_001, 1.5, "9", True, None])
+def test_a_backlog_is_a_number_of_calls(backlog: Any) -> None:
+    with pytest.raises(ServiceDefinitionError, match="max_backlog"):
+        Service("s", max_backlog=backlog)
+    assert Service("s", max_backlog=10_000_000).max_backlog == 10_000_000
+
+
+@pytest.mark.parametrize("option", ["idempotency_key", "priority"])
+def test_parameters_with_names_of_call_options_are_refused(option: str) -> None:
+    service = Service("s")
+    scope: dict[str, Any] = {}
+    exec(f"async def place({option}: str) -> None: ...", scope)
+    with pytest.raises(ServiceDefinitionError, match="option of every call"):
+        service.method(scope["place"])

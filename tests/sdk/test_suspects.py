@@ -111,7 +111,18 @@ def test_one_that_killed_three_instances_alone_is_given_up_and_the_innocent_succ
     mark, body = told[poison]
     assert (mark, body is not None) == (Mark.DEAD_LETTERED, True)
     error = decode(body or b"")
-    assert (error["code"], error["details"]) == ("dead_lettered", {"attempts": MAX_ATTEMPTS})
+    assert (error["code"], error["details"]) == (
+        "dead_lettered",
+        {
+            "attempts": MAX_ATTEMPTS,
+            "reason": "poison",
+            "method": "get",
+            "client": "c1",
+            "resource": None,
+            "error": None,
+            "stack": [],
+        },
+    )
     assert told[innocent] == (Mark.SUCCEEDED, b"\x01")
 
 

@@ -16,7 +16,7 @@ from aegisipc.sdk.wire import MAX_ASKED, decode_ask, decode_outcomes, encode_ask
 
 ID = b"i" * 16
 CALL_IDS = st.binary(min_size=16, max_size=16)
-OUTCOMES = st.tuples(CALL_IDS, st.sampled_from([1, 2, 3, 4]), st.none() | st.binary(max_size=50))
+OUTCOMES = st.tuples(CALL_IDS, st.sampled_from([1, 2, 3, 4, 10, 13, 17]), st.none() | st.binary(max_size=50))
 
 
 @given(st.lists(OUTCOMES, max_size=20))
@@ -69,6 +69,9 @@ HOSTILE: list[Any] = [
     [[ID, 1, "text"]],
     [[ID, int(Mark.CLAIMED), None]],
     [[ID, 99, None]],
+    [[ID, int(Mark.KEYED), None]],
+    [[ID, int(Mark.RETRY_SCHEDULED), None]],
+    [[ID, int(Mark.DISCARDED), None]],
     [[ID, -1, None]],
     [[[[[ID]]], 1, None]],
 ]

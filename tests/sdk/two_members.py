@@ -9,15 +9,20 @@ from aegisipc.eventstore.errors import WrongSequence
 from aegisipc.eventstore.events import InstanceSuspected, InstanceYielded
 from aegisipc.eventstore.frames import Mark
 from aegisipc.eventstore.group_snapshots import decode_snapshot
+from aegisipc.eventstore.keys import Elsewhere, key_hash
 from aegisipc.eventstore.log import Record
+from aegisipc.eventstore.open_calls import OpenCall
 from aegisipc.eventstore.subjects import STATE
 from aegisipc.eventstore.topology import Topology
+from aegisipc.sdk.core.keyed import Lookup
 from aegisipc.sdk.core.pen import Start, Written
+from aegisipc.sdk.retry import Retry
 from tests.sdk.judge import Judge
 from tests.sdk.kit import GROUP, NS, SERVICE, FakeClient, ListLog, Reply
 from tests.sdk.member_kit import ListState, MemberRig
 
 NAMES = ("a", "b")
+KEYS = ("k1", "k2", "k3")
 
 
 @dataclass
@@ -36,6 +41,8 @@ class Ran:
     start: Start
     member: str
     incarnation: str
+    place: int
+    """Where the call stood among all of them."""
 
 
 @dataclass
@@ -45,6 +52,13 @@ class Settings:
     max_running: int
     max_frame_bytes: int
     snapshots_every: int
+    segment_keys: int = 16_384
+
+
+RETRIES = {
+    "put": Retry(attempts=3, base_s=0.004, jitter=0.0),
+    "pay": Retry(attempts=2, base_s=0.0, jitter=0.0),
+}
 
 
 class TwoMembers:
@@ -95,6 +109,8 @@ class TwoMembers:
             max_running=self.settings.max_running,
             max_frame_bytes=self.settings.max_frame_bytes,
             snapshots_every=self.settings.snapshots_every,
+            segment_keys=self.settings.segment_keys,
+            retries=RETRIES,
             state=ListState(),
         )
 
@@ -120,6 +136,7 @@ class TwoMembers:
             assert one.core.calls.to_plain() == other.core.calls.to_plain()
             assert one.core.calls.sessions.dump() == other.core.calls.sessions.dump()
             assert one.core.topology.to_plain() == other.core.topology.to_plain()
+            assert self.owners_by(one) == self.owners_by(other)
             assert one.state is not None
             assert other.state is not None
             assert one.state.events == other.state.events
@@ -136,6 +153,35 @@ class TwoMembers:
         said = [None if w is None else [(f.mark, f.call.call_id) for f in w.facts] for w in (first, second)]
         assert said[0] == said[1]
         self.log = world
+
+    def owners_by(self, rig: MemberRig) -> dict[str, bytes]:
+        """Who has each key, by the index of a member and the segments."""
+        index = rig.core.calls.keys
+        assert index is not None
+        owners = {}
+        for key in KEYS:
+            found = index.find(key_hash(key))
+            if isinstance(found, Elsewhere):
+                found = rig.found_by(Lookup(key_hash(key), tuple(found.segments)))
+            if found is not None:
+                owners[key] = found.call_id
+        return owners
+
+    # -- operators -------------------------------------------------------------------------------------
+
+    def dead_letters(self, name: str) -> list[OpenCall]:
+        """What an operator's command to this member can be about: it reads the whole log, and takes one
+        command at a time.
+        """
+        self.judge.read()
+        core = self.rigs[name].core
+        flying = core._pen.in_flight
+        noted = {fact.call.call_id for fact in (*core._pen._facts, *(flying.facts if flying else ()))}
+        return [
+            call
+            for call_id, call in self.judge.calls.items()
+            if self.judge.is_dead(call_id) and call_id not in noted and call_id not in core.calls.open
+        ]
 
     # -- the router ----------------------------------------------------------------------------------------
 
@@ -202,7 +248,14 @@ class TwoMembers:
         ]
 
     def end_handler(
-        self, name: str, which: int, mark: Mark, events: int = 0, *, testifies: bool = True
+        self,
+        name: str,
+        which: int,
+        mark: Mark,
+        events: int = 0,
+        *,
+        testifies: bool = True,
+        again: bool = False,
     ) -> None:
         """A handler returns, having emitted so many events (negative: one that no state takes). If that comes
         too late for an outcome, it may still be evidence.
@@ -215,7 +268,7 @@ class TwoMembers:
         emitted: tuple[bytes, ...] = ()
         if mark is Mark.SUCCEEDED:
             emitted = tuple(self._event() for _ in range(events)) if events >= 0 else (b"!",)
-        in_time = rig.finish_start(start, body, mark, emitted)
+        in_time = rig.finish_start(start, body, mark, emitted, again=again and mark is Mark.FAILED)
         if not in_time and start.call.method == "pay" and testifies:
             rig.testify(start.call.call_id, body, mark, emitted)
             self.testified.update(emitted)
@@ -236,14 +289,19 @@ class TwoMembers:
             if id(start) not in seen:
                 seen.add(id(start))
                 self._check_start(rig, start)
-                self.ran.append(Ran(start, name, rig.core.identity.incarnation))
+                place = self.judge.places[start.call.call_id]
+                self.ran.append(Ran(start, name, rig.core.identity.incarnation, place))
 
     def _check_start(self, rig: MemberRig, start: Start) -> None:
         call, judge = start.call, self.judge
         judge.read()
         assert self.log.now_ns < call.deadline_ns, "an expired call was started"
-        was_logged = call.method == "pay"
-        if not was_logged and judge.is_suspect(call.call_id, call.seq, start.epoch):
+        if call.key is not None and not judge.was_in_doubt(call.call_id):
+            assert judge.owners.get(call.key) == call.call_id, "a call was started whose key is not its own"
+        was_logged = call.method == "pay" or (
+            call.key is not None and judge.keyed.get(call.call_id, 0) > judge.fences[start.epoch]
+        )
+        if call.method != "pay" and judge.is_suspect(call.call_id, call.seq, start.epoch):
             assert start.epoch in judge.attempts[call.call_id], (
                 "a suspect was begun without a word in the log"
             )

@@ -10,9 +10,11 @@ from aegisipc.eventstore.ids import CallId, format_call_id
 from aegisipc.eventstore.nats.connection import Connection
 from aegisipc.eventstore.nats.options import ConnectOptions
 from aegisipc.eventstore.streams import open_log
-from aegisipc.eventstore.subjects import CALL, PEN, subjects_of
+from aegisipc.eventstore.subjects import CALL, CONCLUSIONS, PEN, subjects_of
 
-_BESIDE = frozenset({Mark.EXECUTED, Mark.EMITTED, Mark.CHECKED, Mark.ATTEMPTED})
+_BESIDE = frozenset(
+    {Mark.EXECUTED, Mark.EMITTED, Mark.CHECKED, Mark.ATTEMPTED, Mark.KEYED, Mark.RELEASED, Mark.DISCARDED}
+)
 """Marks that are no outcome and no claim."""
 
 
@@ -48,6 +50,14 @@ class Recount:
         if mark in _BESIDE:
             return
         former = self.outcomes.get(call_id, [])
+        if mark is Mark.REQUEUED:
+            if former and former[-1][0] is Mark.DEAD_LETTERED:  # an operator lets it run again
+                del self.outcomes[call_id]
+                self.started.discard(call_id)
+            return
+        if mark is Mark.RETRY_SCHEDULED:
+            self.started.discard(call_id)  # that attempt is over
+            return
         is_final = bool(former) and former[-1][0] is not Mark.IN_DOUBT
         if is_final or (mark is Mark.EXPIRED and call_id in self.started):
             self.void.append((call_id, mark))
@@ -84,7 +94,7 @@ async def recount(url: str, namespace: str) -> Recount:
         log = await open_log(connection, subjects)
         async for record in log.read([subjects.everything]):
             place = subjects.parse(record.subject)
-            if place.kind not in (CALL, PEN):
+            if place.kind != CALL and place.kind not in CONCLUSIONS:
                 continue
             if place.kind == CALL:
                 calls = decode_calls(record.payload)
@@ -95,7 +105,7 @@ async def recount(url: str, namespace: str) -> Recount:
             if number <= last[record.subject, session]:  # stored twice
                 continue
             last[record.subject, session] = number
-            found.frames[place.kind] += 1
+            found.frames[PEN if place.kind in CONCLUSIONS else CALL] += 1
             if place.kind == CALL:
                 for entry in calls.entries:
                     found.accepted[entry.call_id] = f"{place.service}.{entry.method}"

@@ -114,8 +114,15 @@ class TestCall:
             CallState.FAILED,
             CallState.EXPIRED,
             CallState.CANCELLED,
-            CallState.DEAD_LETTERED,
+            CallState.DUPLICATE,
+            CallState.DISCARDED,
         }
+
+    def test_a_dead_letter_can_only_be_requeued_or_discarded(self) -> None:
+        assert CALL.allowed(CallState.DEAD_LETTERED) == {CallEvent.REQUEUED, CallEvent.DISCARDED}
+
+    def test_a_duplicate_never_started(self) -> None:
+        assert {s for s in CallState if CALL.next(s, CallEvent.DUPLICATED)} == {CallState.ACCEPTED}
 
     def test_an_expired_call_never_started(self) -> None:
         assert {state for state in CallState if CALL.next(state, CallEvent.EXPIRED)} == {
@@ -127,9 +134,7 @@ class TestCall:
         assert {state for state in CallState if CALL.next(state, CallEvent.DOUBTED)} == {CallState.STARTED}
 
     def test_a_call_in_doubt_is_neither_started_nor_retried_while_it_is_in_doubt(self) -> None:
-        assert CALL.allowed(CallState.IN_DOUBT).isdisjoint(
-            {CallEvent.CLAIMED, CallEvent.RETRY_SCHEDULED, CallEvent.RETRY_DUE}
-        )
+        assert CALL.allowed(CallState.IN_DOUBT).isdisjoint({CallEvent.CLAIMED, CallEvent.RETRY_SCHEDULED})
 
     def test_a_call_that_certainly_did_not_run_may_run_again(self) -> None:
         assert CALL.next(CallState.IN_DOUBT, CallEvent.RESOLVED_NOT_EXECUTED) is CallState.ACCEPTED
@@ -149,8 +154,8 @@ class TestCall:
         assert CALL.next(state, CallEvent.FAILED) is CallState.FAILED
         assert CALL.next(state, CallEvent.RETRY_SCHEDULED) is CallState.RETRY_WAIT
 
-    def test_every_open_call_can_be_cancelled_and_dead_lettered(self) -> None:
-        for state in set(CallState) - CALL.final:
+    def test_a_call_that_is_not_in_doubt_can_be_cancelled_and_dead_lettered(self) -> None:
+        for state in (CallState.ACCEPTED, CallState.STARTED, CallState.RETRY_WAIT):
             assert CALL.next(state, CallEvent.CANCELLED) is CallState.CANCELLED
             assert CALL.next(state, CallEvent.DEAD_LETTERED) is CallState.DEAD_LETTERED
 

@@ -63,9 +63,9 @@ async def test_a_contract_that_differs_in_a_thousand_methods_is_refused_and_the_
 ) -> None:
     router = await place.router()
     await place.serve(offering("wide", *(f"a_rather_long_name_{n}" for n in range(1000))), instance="one")
-    with pytest.raises(ContractConflict, match="and 1992 more") as caught:
+    with pytest.raises(ContractConflict, match="and 992 more") as caught:
         await place.serve(offering("wide", *(f"another_name_{n}" for n in range(1000))), instance="two")
-    assert (len(caught.value.differences), caught.value.more) == (8, 1992)
+    assert (len(caught.value.differences), caught.value.more) == (8, 992)
     await place.serve(offering("other", "get"))
     assert (router.failure, router.skipped) == (None, 0)
 

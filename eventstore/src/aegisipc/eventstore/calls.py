@@ -11,20 +11,32 @@ that was forged past the fence is counted and ignored.
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, OrderedDict
 from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 
 from aegisipc.eventstore.errors import MalformedPayload
-from aegisipc.eventstore.frames import OUTCOMES, CallFrame, Mark, PenFrame, decode_calls, decode_pen
-from aegisipc.eventstore.ids import CallId, format_call_id
+from aegisipc.eventstore.events import CancelRequested, decode_event
+from aegisipc.eventstore.frames import (
+    CLOSING,
+    OUTCOMES,
+    CallFrame,
+    Mark,
+    PenFrame,
+    decode_calls,
+    decode_pen,
+)
+from aegisipc.eventstore.ids import CallId, parse_call_id
+from aegisipc.eventstore.keys import KeyIndex, decode_segment, read_keyed
 from aegisipc.eventstore.lifecycles import CALL, CallEvent, CallState
 from aegisipc.eventstore.log import Record
 from aegisipc.eventstore.memories import MAX_SESSIONS, Outcome, Outcomes, Sessions
+from aegisipc.eventstore.open_calls import Evidence, OpenCall, next_attempt, open_plain, requeued
 from aegisipc.eventstore.subjects import CALL as CALL_KIND
+from aegisipc.eventstore.subjects import CANCEL as CANCEL_KIND
+from aegisipc.eventstore.subjects import CONCLUSIONS, Place
 from aegisipc.eventstore.subjects import EVIDENCE as EVIDENCE_KIND
-from aegisipc.eventstore.subjects import PEN as PEN_KIND
-from aegisipc.eventstore.subjects import Place
+from aegisipc.eventstore.subjects import KEYS as KEYS_KIND
 from aegisipc.eventstore.tuples import new_tuple
 
 __all__ = [
@@ -51,74 +63,18 @@ EVENT_OF: Final = {
     Mark.NOT_EXECUTED: CallEvent.RESOLVED_NOT_EXECUTED,
     Mark.EXECUTED: CallEvent.RESOLVED_EXECUTED,
     Mark.DEAD_LETTERED: CallEvent.DEAD_LETTERED,
+    Mark.DUPLICATE: CallEvent.DUPLICATED,
+    Mark.RETRY_SCHEDULED: CallEvent.RETRY_SCHEDULED,
+    Mark.REQUEUED: CallEvent.REQUEUED,
+    Mark.DISCARDED: CallEvent.DISCARDED,
+    Mark.CANCELLED: CallEvent.CANCELLED,
 }
 """What the marks that move a call mean for it. The others say something beside its lifecycle."""
 
 
 _NEXT: Final = CALL.table
-_FINAL: Final = CALL.final
-
-
-class Evidence(NamedTuple):
-    """What an instance that lost the pen says of a call that it had claimed: it ran, and with this outcome.
-    ``emitted`` are the events of the shared state that belong to the outcome.
-    """
-
-    mark: Mark
-    body: bytes | None
-    writer: str
-    emitted: tuple[bytes, ...]
-
-
-class OpenCall:
-    """A call without a final outcome. ``deadline_ns`` and ``since_ns`` (its latest change) are on the
-    server's clock; ``body`` is ``b""`` in header-only folds. ``attempts`` counts how often it was begun
-    again alone, because it may have taken an instance down.
-    """
-
-    __slots__ = (
-        "attempts",
-        "body",
-        "call_id",
-        "claimed_by",
-        "claimed_epoch",
-        "client",
-        "deadline_ns",
-        "evidence",
-        "method",
-        "resource",
-        "seq",
-        "since_ns",
-        "state",
-    )
-
-    def __init__(  # noqa: PLR0917 - made for every call: keywords would cost
-        self,
-        call_id: CallId,
-        client: str,
-        method: str,
-        resource: str | None,
-        seq: int,
-        deadline_ns: int,
-        body: bytes,
-        since_ns: int = 0,
-    ) -> None:
-        self.call_id = call_id
-        self.client = client
-        self.method = method
-        self.resource = resource
-        self.seq = seq
-        self.deadline_ns = deadline_ns
-        self.body = body
-        self.state = CallState.ACCEPTED
-        self.claimed_by: str | None = None
-        self.claimed_epoch = 0
-        self.since_ns = since_ns
-        self.attempts = 0
-        self.evidence: Evidence | None = None
-
-    def __repr__(self) -> str:
-        return f"OpenCall({format_call_id(self.call_id)} {self.method} {self.state} from {self.client})"
+_STATE_MARKS: Final = frozenset({Mark.EMITTED, Mark.CHECKED})
+_MAX_REQUEUEING: Final = 1024
 
 
 class Concluded(NamedTuple):
@@ -130,8 +86,9 @@ class Concluded(NamedTuple):
 
 
 class Folded(NamedTuple):
-    """What one record changed: calls that became open, were claimed, were concluded, were found not to have
-    run after a doubt, got evidence; and, where bodies are kept, what was said of the shared state, in order.
+    """What one record changed: calls that became open, were claimed, were concluded, may run again (after a
+    doubt, or as dead letters), got evidence, wait for another attempt, are to be cancelled; and, where bodies
+    are kept, what was said of the shared state, in order.
     """
 
     opened: Sequence[OpenCall] = ()
@@ -140,6 +97,8 @@ class Folded(NamedTuple):
     reopened: Sequence[OpenCall] = ()
     evidenced: Sequence[OpenCall] = ()
     state: Sequence[tuple[Mark, bytes]] = ()
+    retrying: Sequence[OpenCall] = ()
+    cancels: Sequence[OpenCall] = ()
 
 
 NOTHING: Final = Folded()
@@ -155,7 +114,17 @@ _STATE_OF: Final = {
     Mark.NOT_EXECUTED: CallState.ACCEPTED,
     Mark.EXECUTED: CallState.IN_DOUBT,
     Mark.DEAD_LETTERED: CallState.DEAD_LETTERED,
+    Mark.DUPLICATE: CallState.DUPLICATE,
+    Mark.RETRY_SCHEDULED: CallState.RETRY_WAIT,
+    Mark.REQUEUED: CallState.ACCEPTED,
+    Mark.DISCARDED: CallState.DISCARDED,
+    Mark.CANCELLED: CallState.CANCELLED,
 }
+
+
+def state_after(mark: Mark | None) -> CallState:
+    """Return the state of a call of which `mark` is the latest one that counted (``None``: none yet)."""
+    return _STATE_OF[mark]
 
 
 def counts(before: Mark | None, mark: Mark) -> bool:
@@ -185,13 +154,20 @@ class GroupCalls:
         "holder",
         "is_fenced",
         "keep_bodies",
+        "keys",
         "open",
         "outcomes",
+        "requeueing",
         "sessions",
     )
 
     def __init__(
-        self, *, keep_bodies: bool, outcomes: Outcomes | None = None, is_fenced: bool = False
+        self,
+        *,
+        keep_bodies: bool,
+        outcomes: Outcomes | None = None,
+        is_fenced: bool = False,
+        keys: KeyIndex | None = None,
     ) -> None:
         self.keep_bodies = keep_bodies
         self.is_fenced = is_fenced
@@ -199,6 +175,9 @@ class GroupCalls:
         self.epoch = 0
         self.open: dict[CallId, OpenCall] = {}
         self.outcomes = outcomes
+        self.keys = keys
+        self.requeueing: OrderedDict[CallId, OpenCall] = OrderedDict()
+        """Dead letters of a pool that came in a frame again, until somebody says that this counts."""
         self.sessions = Sessions()
         self.accepted = 0
         self.concluded: Counter[Mark] = Counter()
@@ -216,10 +195,14 @@ class GroupCalls:
         try:
             if place.kind == CALL_KIND:
                 return self._calls(record, place, decode_calls(record.payload, bodies=self.keep_bodies))
-            if place.kind == PEN_KIND:
+            if place.kind in CONCLUSIONS:
                 return self._pen(record, place, pen or decode_pen(record.payload, bodies=self.keep_bodies))
             if place.kind == EVIDENCE_KIND:
                 return self._evidence(record, place, decode_pen(record.payload, bodies=self.keep_bodies))
+            if place.kind == CANCEL_KIND:
+                return self._cancel(record)
+            if place.kind == KEYS_KIND and self.keys is not None:
+                self._segment(record, place)
         except MalformedPayload:
             self.anomalies["malformed"] += 1
         return NOTHING
@@ -231,16 +214,31 @@ class GroupCalls:
         client, seq, stored_ns = place.who, record.seq, record.timestamp_ns
         bodies = frame.bodies or (b"",) * len(frame.entries)
         opened = []
-        for (call_id, method, timeout_ms, resource), body in zip(frame.entries, bodies, strict=True):
+        for entry, body in zip(frame.entries, bodies, strict=True):
+            call_id, method, timeout_ms, resource, options = entry
             if call_id in self.open:
                 self.anomalies["call id used twice"] += 1
                 continue
             deadline_ns = stored_ns + timeout_ms * 1_000_000
             call = OpenCall(call_id, client, method, resource, seq, deadline_ns, body, stored_ns)
+            if options is not None:
+                call.key, call.priority, requeue = options
+                if requeue is not None:
+                    self._came_again(call, requeue[1])
+                    continue
             self.open[call_id] = call
             opened.append(call)
         self.accepted += len(opened)
         return Folded(opened=opened)
+
+    def _came_again(self, call: OpenCall, client: str) -> None:
+        if self.is_fenced:
+            self.anomalies["requeued by a frame"] += 1  # where there is a holder, that one says it
+            return
+        call.client, call.state = client, CallState.DEAD_LETTERED
+        self.requeueing[call.call_id] = call
+        if len(self.requeueing) > _MAX_REQUEUEING:
+            self.requeueing.popitem(last=False)
 
     def _pen(self, record: Record, place: Place, frame: PenFrame) -> Folded:  # noqa: C901 - the hot loop
         writer, open_calls, stored_ns = place.who, self.open, record.timestamp_ns
@@ -252,6 +250,7 @@ class GroupCalls:
             return NOTHING
         claimed, concluded, marks = [], [], []
         reopened: list[OpenCall] = []
+        retrying: list[OpenCall] = []
         state: list[tuple[Mark, bytes]] = []
         keep = self.outcomes.add if self.outcomes is not None else None
         bodies = frame.bodies or (None,) * len(frame.entries)
@@ -259,11 +258,12 @@ class GroupCalls:
             call = open_calls.get(call_id)
             event = EVENT_OF.get(mark)
             if event is None:
-                self._note(mark, call, body, state)
+                self._note(mark, call_id, body, state)
                 continue
             if call is None:
-                self.anomalies["late"] += 1
-                continue
+                call = self._reopened(mark, call_id, body, record)
+                if call is None:
+                    continue
             after = _NEXT.get((call.state, event))
             if after is None:
                 self.anomalies[f"call {call.state} {event}"] += 1
@@ -275,37 +275,96 @@ class GroupCalls:
                 claimed.append(call)
                 continue
             if mark not in OUTCOMES:
-                self._resolve(mark, call, reopened)
+                self._move(mark, call, body, reopened, retrying)
                 continue
             outcome = new_tuple(Outcome, (call_id, mark, body))
             concluded.append(new_tuple(Concluded, (call, outcome, writer)))
             marks.append(mark)
-            if after in _FINAL:
+            if mark in CLOSING:
                 del open_calls[call_id]
             if keep is not None:
                 keep(outcome)
         self.concluded.update(marks)
-        return Folded(claimed=claimed, concluded=concluded, reopened=reopened or (), state=state or ())
+        return Folded(
+            claimed=claimed,
+            concluded=concluded,
+            reopened=reopened or (),
+            state=state or (),
+            retrying=retrying or (),
+        )
 
-    def _note(
-        self, mark: Mark, call: OpenCall | None, body: bytes | None, state: list[tuple[Mark, bytes]]
-    ) -> None:
+    def _note(self, mark: Mark, call_id: CallId, body: bytes | None, state: list[tuple[Mark, bytes]]) -> None:
         """Take in what moves no call."""
+        call = self.open.get(call_id)
         if mark is not Mark.CHECKED and call is None:
             self.anomalies["late"] += 1
         elif mark is Mark.ATTEMPTED and call is not None:
             call.attempts += 1
-        elif body is not None:  # else only headers are read here
-            state.append((mark, body))
+        elif mark in _STATE_MARKS:
+            if body is not None:  # else only headers are read here
+                state.append((mark, body))
+        elif self.keys is not None:
+            keyed = read_keyed(body, call_id)
+            if mark is Mark.KEYED and keyed is not None:
+                self.keys.own(*keyed)
+            elif mark is Mark.RELEASED and body is not None:
+                self.keys.release(body, call_id)
 
-    def _resolve(self, mark: Mark, call: OpenCall, reopened: list[OpenCall]) -> None:
-        """The doubt about it is over. If it ran, its outcome follows."""
-        if mark is not Mark.NOT_EXECUTED:
+    def _move(
+        self,
+        mark: Mark,
+        call: OpenCall,
+        body: bytes | None,
+        reopened: list[OpenCall],
+        retrying: list[OpenCall],
+    ) -> None:
+        """It goes on: it may run again, or waits for another attempt. If a doubt ended by its having run, the
+        outcome follows.
+        """
+        if mark is Mark.EXECUTED:
             return
-        reopened.append(call)
         call.claimed_by, call.claimed_epoch, call.evidence = None, 0, None
+        if mark is Mark.RETRY_SCHEDULED:
+            call.tries, call.retry_at_ns = next_attempt(body, call)
+            retrying.append(call)
+            return
         if self.outcomes is not None:
             self.outcomes.drop(call.call_id)
+        reopened.append(call)
+
+    def _reopened(self, mark: Mark, call_id: CallId, body: bytes | None, record: Record) -> OpenCall | None:
+        """Return the dead letter that is to run again. Of other calls that are not open nothing counts."""
+        call = self.requeueing.pop(call_id, None) if mark is Mark.REQUEUED else None
+        if mark is Mark.REQUEUED and call is None:
+            call = requeued(call_id, body, record, keep_body=self.keep_bodies)
+        if call is not None:
+            self.open[call_id] = call
+        elif mark is Mark.DISCARDED:
+            self.concluded[mark] += 1
+        else:
+            self.anomalies["late"] += 1
+        return call
+
+    def _cancel(self, record: Record) -> Folded:
+        """Somebody wants calls cancelled; what comes of it, the holder says."""
+        event = decode_event(record.payload)
+        if not isinstance(event, CancelRequested):
+            self.anomalies["misplaced"] += 1
+            return NOTHING
+        cancels: list[OpenCall] = []
+        for text in event.call_ids:
+            call = self.open.get(parse_call_id(text))
+            if call is not None and call.cancel is None:
+                call.cancel = event.author, event.reason
+                cancels.append(call)
+        return Folded(cancels=cancels) if cancels else NOTHING
+
+    def _segment(self, record: Record, place: Place) -> None:
+        segment = decode_segment(record.payload)
+        if self.is_fenced and (place.who, segment.epoch) != (self.holder, self.epoch):
+            self.anomalies["not the holder's"] += 1
+        elif self.keys is not None:
+            self.keys.on_segment(record.seq, segment)
 
     def _evidence(self, record: Record, place: Place, frame: PenFrame) -> Folded:
         """The word of an instance about calls that it had claimed: the first one is kept, for the holder."""
@@ -332,27 +391,10 @@ class GroupCalls:
         """Return the state as plain, sorted data: equal states give equal data."""
         return {
             "accepted": self.accepted,
-            "open": [_open_plain(call) for call in sorted(self.open.values(), key=_by_id)],
+            "open": [open_plain(call) for call in sorted(self.open.values(), key=_by_id)],
             "concluded": {mark.name.lower(): self.concluded[mark] for mark in Mark if self.concluded[mark]},
             "anomalies": dict(sorted(self.anomalies.items())),
         }
-
-
-def _open_plain(call: OpenCall) -> dict[str, Any]:
-    return {
-        "call_id": format_call_id(call.call_id),
-        "client": call.client,
-        "method": call.method,
-        "resource": call.resource,
-        "seq": call.seq,
-        "deadline_ns": call.deadline_ns,
-        "state": str(call.state),
-        "claimed_by": call.claimed_by,
-        "claimed_epoch": call.claimed_epoch,
-        "since_ns": call.since_ns,
-        "attempts": call.attempts,
-        "evidence_of": call.evidence.writer if call.evidence is not None else None,
-    }
 
 
 def _by_id(call: OpenCall) -> CallId:

@@ -14,8 +14,11 @@
     ├── LogMissing            the namespace has no log yet
     ├── LogMisconfigured      a stream of that name exists with another configuration
     ├── LogFull               the log reached its size limit and refuses new records
+    │   └── ObjectsFull       the store of large bodies did
     ├── LogFailed             the server reports a storage failure
     ├── WrongSequence         a compare-and-set append lost
+    ├── ObjectMissing         the object that stands for a large body is not there
+    ├── ObjectDamaged         it is there, but it is not what was stored
     ├── UnknownCall           the log holds no call of that id
     ├── Overloaded            a bounded buffer is full
     └── CodecError
@@ -134,6 +137,12 @@ class LogFull(AegisError):
     code = "log_full"
 
 
+class ObjectsFull(LogFull):
+    """The store of large bodies reached its size limit and refuses new ones."""
+
+    code = "objects_full"
+
+
 class LogFailed(AegisError):
     """The server reports a failure of the log's storage."""
 
@@ -144,6 +153,18 @@ class WrongSequence(AegisError):
     """A compare-and-set append lost. Fields: ``subject``, ``expected``."""
 
     code = "wrong_sequence"
+
+
+class ObjectMissing(AegisError):
+    """The object that stands for a large body is not there (any more). Field: ``name``."""
+
+    code = "object_missing"
+
+
+class ObjectDamaged(AegisError):
+    """The object that stands for a large body is not what was stored. Field: ``name``."""
+
+    code = "object_damaged"
 
 
 class UnknownCall(AegisError):

@@ -9,6 +9,8 @@ Who it is about (service, group, writer) is in the subject of the record and not
 calls and outcomes have a leaner form of their own: :mod:`aegisipc.eventstore.frames`.
 """
 
+# ruff: noqa: PLC0414 - what the bodies of marks hold belongs to the vocabulary of events
+
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
@@ -20,12 +22,19 @@ import msgpack  # type: ignore[import-untyped]
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import PydanticSerializationError
 
+from aegisipc.eventstore.bodies import MAX_AUTHOR as MAX_AUTHOR
+from aegisipc.eventstore.bodies import MAX_REASON as MAX_REASON
+from aegisipc.eventstore.bodies import ErrorInfo as ErrorInfo
+from aegisipc.eventstore.bodies import Requeued as Requeued
+from aegisipc.eventstore.bodies import RequeuedCall as RequeuedCall
+from aegisipc.eventstore.bodies import Resolution as Resolution
+from aegisipc.eventstore.bodies import RetryScheduled as RetryScheduled
 from aegisipc.eventstore.errors import LimitExceeded, MalformedPayload, NotEncodable
 
 MAX_EVENT_BYTES = 512 * 1024
-MAX_REASON = 500
-"""Characters of a reason, as an operator or a health check gives it."""
-MAX_AUTHOR = 128
+MAX_CANCELLED = 1000
+"""Calls that one request to cancel may name."""
+DEFAULT_MAX_BACKLOG = 100_000
 
 
 class Effect(StrEnum):
@@ -40,16 +49,6 @@ class Effect(StrEnum):
     """Has no effect at all."""
 
 
-class ErrorInfo(BaseModel):
-    """The uniform form of an error on the wire: a stable code, a message for people, details for programs."""
-
-    model_config = ConfigDict(frozen=True)
-
-    code: str
-    message: str
-    details: dict[str, Any] = Field(default_factory=dict)
-
-
 class MethodContract(BaseModel):
     """What a service promises of one method. ``arguments`` and ``returns`` are fingerprints of schemas."""
 
@@ -60,23 +59,11 @@ class MethodContract(BaseModel):
     returns: str
     signature: str
     """For people: ``place(order: Order) -> Fill``."""
+    schemas: str = ""
+    """SHA-256 of the schemas that ``service.contract.v1`` has of it; empty: nobody wrote them down."""
 
 
 type Contract = dict[str, MethodContract]
-
-
-class Resolution(BaseModel):
-    """How a doubt ended, and who says so; the body of the marks ``EXECUTED`` and ``NOT_EXECUTED``."""
-
-    model_config = ConfigDict(frozen=True)
-
-    source: Literal["operator", "reconcile", "evidence"]
-    author: str = Field(max_length=MAX_AUTHOR)
-    reason: str = Field(default="", max_length=MAX_REASON)
-    doubt_seq: int = 0
-    """Where the doubt stands in the log, in a pool: a resolution that comes late, after another doubt, does
-    not count there. (In an owned group only the holder writes.)
-    """
 
 
 class Event(BaseModel):
@@ -182,6 +169,10 @@ class InstanceRegistered(Event):
     version: str = Field(max_length=64)
     quarantined: bool = False
     """It accepts and queues calls, and runs none until an operator resumes its group."""
+    max_backlog: int = DEFAULT_MAX_BACKLOG
+    """How many open calls its group may have before clients are to hold back."""
+    contract_seq: int = 0
+    """Where the schemas of its contract stand in the log; 0: nowhere."""
 
 
 @REGISTRY.event("instance.ready.v1")
@@ -233,6 +224,17 @@ class InstanceLeft(Event):
     cause: str
     finished: bool = True
     """All that it ran is concluded in the log."""
+
+
+@REGISTRY.event("service.contract.v1")
+class ServiceContract(Event):
+    """The schemas of the methods that an instance offers, on a subject of its own; registrations name the
+    record. ``schemas``: a JSON map from methods to the texts of their schemas, compressed (zlib) and in
+    base64; ``digest`` is the SHA-256 of that JSON.
+    """
+
+    digest: str = Field(max_length=64)
+    schemas: str
 
 
 # -- what the router decided about instances ------------------------------------------------------------
@@ -334,6 +336,33 @@ class GroupPaused(_Pausing):
 @REGISTRY.event("group.resumed.v1")
 class GroupResumed(_Pausing):
     """Calls are started again; ends the quarantine of the group's instances, too."""
+
+
+@REGISTRY.event("group.congested.v1")
+class GroupCongested(Event):
+    """The group has as many open calls as it may: clients are to hold back, for about that long."""
+
+    open: int
+    limit: int
+    retry_after_ms: int
+    decided_by: str
+
+
+@REGISTRY.event("group.relieved.v1")
+class GroupRelieved(Event):
+    """The group takes calls again."""
+
+    open: int
+    decided_by: str
+
+
+@REGISTRY.event("call.cancel_requested.v1")
+class CancelRequested(Event):
+    """A client or an operator wants these calls (ids in their text form) not to run, or to stop."""
+
+    call_ids: tuple[str, ...] = Field(max_length=MAX_CANCELLED)
+    author: str = Field(max_length=MAX_AUTHOR)
+    reason: str = Field(default="", max_length=MAX_REASON)
 
 
 # -- the group: whoever holds its pen -------------------------------------------------------------------

@@ -5,13 +5,15 @@ by themselves, and one fsync, one round trip and one pass through Python serve h
 
 What to write is the business of a *source* (a sans-IO core); how long to try, and what an unclear answer
 means, is settled here: the very same frame is sent again under the same record id until the log acknowledges
-it, refuses it, or its time is up.
+it, refuses it, or its time is up. Between two attempts it pauses, longer each time, and by chance not as long
+as another writer that failed at the same moment.
 """
 
 from __future__ import annotations
 
 import asyncio
 import math
+import random
 from collections.abc import Callable
 from typing import Any, Final, NamedTuple, Protocol
 
@@ -89,7 +91,7 @@ class GroupCommit:
 
     A source that raises has a defect, and nobody knows what it would have written: nothing more is written
     then. It is logged, kept as ``failure``, and `on_failure` is told, which must fail whatever waits for the
-    source.
+    source. `chance` gives numbers from 0 to 1.
     """
 
     def __init__(
@@ -99,8 +101,10 @@ class GroupCommit:
         *,
         name: str,
         on_failure: Callable[[BaseException], None] | None = None,
+        chance: Callable[[], float] = random.random,
     ) -> None:
         self._log = log
+        self._chance = chance
         self._source = source
         self._name = f"commit {name}"
         self._on_failure = on_failure
@@ -168,19 +172,20 @@ class GroupCommit:
             self._on_failure(error)
 
     async def _store(self, frame: OutFrame) -> None:
-        pause_s, maybe_stored = _FIRST_PAUSE_S, False
+        longest_s, maybe_stored = _FIRST_PAUSE_S, False
         while True:
             try:
                 appended = await self._attempt(frame)
             except _PASSING as error:
                 maybe_stored = maybe_stored or isinstance(error, _UNCLEAR)
+                pause_s = longest_s * (0.5 + 0.5 * self._chance())
                 hopeless = isinstance(error, LogFull) and frame.give_up_at != math.inf
                 if hopeless or self._loop.time() + pause_s >= frame.give_up_at:
                     self._source.gave_up(frame, error, maybe_stored=maybe_stored)
                     return
                 self.retries += 1
                 await asyncio.sleep(pause_s)
-                pause_s = min(_LONGEST_PAUSE_S, pause_s * 2)
+                longest_s = min(_LONGEST_PAUSE_S, longest_s * 2)
             except WrongSequence as error:
                 again = await self._after_refusal(frame, error)
                 if again is None:

@@ -19,7 +19,7 @@ from aegisipc.eventstore.errors import MalformedPayload
 from aegisipc.eventstore.frames import Mark
 from aegisipc.eventstore.lifecycles import CallState
 
-SNAPSHOT_TYPE: Final = "group.snapshot.v1"
+SNAPSHOT_TYPE: Final = "group.snapshot.v2"
 MAX_SNAPSHOT_BYTES: Final = 256 << 20
 """What a snapshot may grow to when it is unpacked: more is taken for a bomb."""
 
@@ -51,6 +51,12 @@ _CALL: Final = (
     _INT,  # claimed epoch
     _INT,  # attempts
     (list, _NOTHING),  # evidence
+    (str, _NOTHING),  # key
+    _INT,  # priority
+    _INT,  # tries
+    _INT,  # next attempt
+    (list, _NOTHING),  # who wants it cancelled, and why
+    (bool,),  # whether it was a dead letter before
 )
 """What a call in a snapshot is made of, as :func:`_dump_call` gives it."""
 
@@ -93,13 +99,14 @@ def decode_snapshot(payload: bytes) -> GroupSnapshot:
 
 
 def dump_calls(calls: GroupCalls) -> list[Any]:
-    """Return the fold as plain data. Outcomes are not part of it: they are in the log."""
+    """Return the fold as plain data. Outcomes and segments of keys are in the log, and not part of it."""
     return [
         calls.accepted,
         [(int(mark), count) for mark, count in sorted(calls.concluded.items())],
         dict(calls.anomalies),
         calls.sessions.dump(),
         [_dump_call(call) for call in calls.open.values()],
+        calls.keys.dump() if calls.keys is not None else None,
     ]
 
 
@@ -110,12 +117,14 @@ def load_calls(plain: list[Any], calls: GroupCalls) -> None:
         MalformedPayload: it does not hold together. Then the fold is as it was.
     """
     try:
-        accepted, concluded, anomalies, sessions, open_calls = plain
+        accepted, concluded, anomalies, sessions, open_calls, keys = plain
         accepted = int(accepted)
         marks = {Mark(mark): int(count) for mark, count in concluded}
         named = {str(name): int(count) for name, count in dict(anomalies).items()}
         heard = [_typed(session, _SESSION) for session in sessions]
         loaded = [_load_call(call) for call in open_calls]
+        if calls.keys is not None:
+            calls.keys.load(keys)
     except _NOT_OURS as error:
         raise MalformedPayload(f"cannot read the calls in a snapshot: {error}") from error
     calls.accepted = accepted
@@ -141,6 +150,12 @@ def _dump_call(call: OpenCall) -> list[Any]:
         call.claimed_epoch,
         call.attempts,
         None if evidence is None else [int(evidence.mark), *evidence[1:]],
+        call.key,
+        call.priority,
+        call.tries,
+        call.retry_at_ns,
+        None if call.cancel is None else list(call.cancel),
+        call.is_requeued,
     ]
 
 
@@ -155,9 +170,16 @@ def _typed(plain: Any, kinds: tuple[tuple[type, ...], ...]) -> Any:
 
 
 def _load_call(plain: list[Any]) -> OpenCall:
-    *made_of, state, claimed_by, claimed_epoch, attempts, evidence = _typed(plain, _CALL)
+    parts = _typed(plain, _CALL)
+    made_of, (state, claimed_by, claimed_epoch, attempts, evidence) = parts[:8], parts[8:13]
+    key, priority, tries, due, cancel, is_requeued = parts[13:]
     call = OpenCall(*made_of)
+    call.key, call.priority, call.is_requeued = key, priority, is_requeued
     call.state = CallState(state)
+    call.tries, call.retry_at_ns = tries, due
+    if cancel is not None:
+        author, reason = _typed(cancel, (_TEXT, _TEXT))
+        call.cancel = author, reason
     call.claimed_by, call.claimed_epoch, call.attempts = claimed_by, claimed_epoch, attempts
     if evidence is not None:
         mark, body, writer, emitted = _typed(evidence, _EVIDENCE)

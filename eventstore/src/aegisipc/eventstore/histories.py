@@ -12,16 +12,16 @@ from __future__ import annotations
 from typing import Any, Final, NamedTuple
 
 from aegisipc.eventstore import events as ev
-from aegisipc.eventstore.calls import counts
+from aegisipc.eventstore.calls import counts, state_after
 from aegisipc.eventstore.codec import decode
 from aegisipc.eventstore.errors import CodecError, MalformedPayload
-from aegisipc.eventstore.frames import OUTCOMES, Mark, PenFrame, decode_calls, decode_pen
-from aegisipc.eventstore.ids import CallId
+from aegisipc.eventstore.frames import FINAL, OUTCOMES, CallOptions, Mark, PenFrame, decode_calls, decode_pen
+from aegisipc.eventstore.ids import CallId, format_call_id
 from aegisipc.eventstore.lifecycles import CallState
 from aegisipc.eventstore.log import Record
 from aegisipc.eventstore.memories import Outcome, Sessions
 from aegisipc.eventstore.names import POOL_GROUP
-from aegisipc.eventstore.subjects import EVIDENCE, HA, PEN, Place, Subjects
+from aegisipc.eventstore.subjects import CANCEL, CONCLUSIONS, EVIDENCE, HA, Place, Subjects
 from aegisipc.eventstore.topology import Topology
 
 MAX_STEPS: Final = 1000
@@ -29,6 +29,7 @@ MAX_STEPS: Final = 1000
 
 ACCEPTED: Final = "accepted"
 EVIDENCED: Final = "evidence"
+CANCEL_REQUESTED: Final = "cancel_requested"
 
 PEN_MOVES: Final = {
     ev.GroupPromoted: "promoted",
@@ -38,14 +39,8 @@ PEN_MOVES: Final = {
 }
 """Steps that are about the group's pen, and change what may become of the call."""
 
-_FINAL: Final = OUTCOMES - {Mark.IN_DOUBT}
-_STATE_OF: Final[dict[Mark | None, CallState]] = {
-    None: CallState.ACCEPTED,
-    Mark.CLAIMED: CallState.STARTED,
-    Mark.NOT_EXECUTED: CallState.ACCEPTED,
-    Mark.EXECUTED: CallState.IN_DOUBT,  # its outcome follows
-    **{mark: CallState(mark.name.lower()) for mark in OUTCOMES},
-}
+_FINAL: Final = FINAL | {Mark.DISCARDED}
+_BESIDE: Final = frozenset({Mark.KEYED, Mark.RELEASED})
 
 
 class AcceptedCall(NamedTuple):
@@ -64,15 +59,17 @@ class AcceptedCall(NamedTuple):
     deadline_ns: int
     epoch: int
     body: bytes
+    options: CallOptions | None = None
 
 
 class Step(NamedTuple):
     """One thing that the log says of the call, or of who held the pen meanwhile.
 
-    ``what`` is ``accepted``, the name of a mark (``claimed``), ``evidence``, or one of ``PEN_MOVES``.
+    ``what`` is ``accepted``, the name of a mark (``claimed``), ``evidence``, ``cancel_requested``, or one of
+    ``PEN_MOVES``.
     ``counts`` tells whether it changed anything. ``body`` is what the mark carries, ``emitted`` are the
     events of the shared state that came with it. ``mark`` is that of the outcome in evidence, too; ``event``
-    is set for a move of the pen.
+    is set for a move of the pen, and for a request to cancel.
     """
 
     what: str
@@ -89,7 +86,7 @@ class Step(NamedTuple):
 
 class CallHistory:
     """The fold. Feed it with the records of ``fence`` from the beginning of the log up to the call's, and
-    with those of ``fence``, ``pen`` and ``evidence`` from there on.
+    with those of ``subjects`` from there on.
     """
 
     def __init__(self, subjects: Subjects, call: AcceptedCall) -> None:
@@ -104,13 +101,22 @@ class CallHistory:
         """The latest doubt that counted, whether it has ended or not."""
         self.evidence: Step | None = None
         """The word of the one who claimed the call and lost the pen."""
+        self.dead_letter: Step | None = None
+        """The latest word that it is given up."""
         self.resolution: Step | None = None
         """What ended the latest doubt."""
         self.attempts = 0
-        """How often it was begun again alone."""
+        """How often it was begun again alone; in a pool, since it last came to an end."""
+        self.tries = 0
+        """How many attempts failed by its retry policy, since it was accepted or requeued."""
         self.fence = subjects.fence(call.service, call.group)
-        self.pen = subjects.of_kind(call.service, call.group, PEN)
-        self.evidence_subject = subjects.of_kind(call.service, call.group, EVIDENCE)
+        self.conclusions = [self.fence, *subjects.conclusions(call.service, call.group)]
+        """Filters: what decides about its outcome."""
+        self.subjects = [
+            *self.conclusions,
+            *(subjects.of_kind(call.service, call.group, kind) for kind in (EVIDENCE, CANCEL)),
+        ]
+        """Filters: all that is said of it."""
         self._subjects = subjects
         self._topology = Topology(subjects)
         self._sessions = Sessions()
@@ -119,7 +125,7 @@ class CallHistory:
     @property
     def state(self) -> CallState:
         """Where the call is in its lifecycle."""
-        return _STATE_OF[self._latest]
+        return state_after(self._latest)
 
     @property
     def is_final(self) -> bool:
@@ -145,8 +151,12 @@ class CallHistory:
                 return
             if place.kind == HA:
                 self._move_pen(record, place)
-            elif place.kind in (PEN, EVIDENCE) and record.seq > self.call.seq:
+            elif record.seq <= self.call.seq:
+                return
+            elif place.kind in CONCLUSIONS or place.kind == EVIDENCE:
                 self._read(record, place, decode_pen(record.payload))
+            elif place.kind == CANCEL:
+                self._read_cancel(record, place, ev.decode_event(record.payload))
         except MalformedPayload:
             return  # no fold can read it
 
@@ -177,6 +187,12 @@ class CallHistory:
             take(head._replace(what=mark.name.lower(), mark=mark, body=body, emitted=emitted), mark)
             emitted = ()
 
+    def _read_cancel(self, record: Record, place: Place, event: ev.Event | ev.UnknownEvent) -> None:
+        if isinstance(event, ev.CancelRequested) and format_call_id(self.call.call_id) in event.call_ids:
+            counted = not self.is_final and self._latest is not Mark.DEAD_LETTERED
+            step = Step(CANCEL_REQUESTED, record.seq, record.timestamp_ns, place.who, 0, counted, event=event)
+            self._add(step)
+
     def _take_evidence(self, step: Step, mark: Mark) -> None:
         is_of_use = (
             step.counts
@@ -195,6 +211,9 @@ class CallHistory:
         if mark is Mark.ATTEMPTED:
             self._take_attempt(step)
             return
+        if mark in _BESIDE:
+            self._add(step._replace(counts=step.counts and not self.is_final))
+            return
         step = step._replace(counts=step.counts and counts(self._latest, mark) and self._is_about_this(step))
         self._add(step)
         if step.counts:
@@ -205,7 +224,8 @@ class CallHistory:
         one of a call of which nothing else was said.
         """
         if self.is_pool:
-            is_next = self._latest is None and _said(step.body) == self.attempts + 1
+            may_be_begun = self._latest in (None, Mark.RETRY_SCHEDULED, Mark.REQUEUED)
+            is_next = may_be_begun and _said(step.body) == self.attempts + 1
         else:
             is_next = not self.is_final
         step = step._replace(counts=step.counts and is_next)
@@ -220,22 +240,50 @@ class CallHistory:
             self.claim = step
         elif mark is Mark.IN_DOUBT:
             self.doubt = step
+        elif mark is Mark.DEAD_LETTERED:
+            self.dead_letter = step
         elif mark in (Mark.EXECUTED, Mark.NOT_EXECUTED):
             self.resolution = step
-        if mark is Mark.NOT_EXECUTED:
+        elif mark is Mark.REQUEUED:
+            self._requeue(step)
+        elif mark is Mark.RETRY_SCHEDULED:
+            self.tries += 1
+        if mark in (Mark.NOT_EXECUTED, Mark.REQUEUED, Mark.RETRY_SCHEDULED):
             self.outcome = self.claim = self.evidence = None
+            if self.is_pool and mark is not Mark.NOT_EXECUTED:
+                self.attempts = 0
+
+    def _requeue(self, step: Step) -> None:
+        self.tries = 0
+        timeout_ms = _named(step.body, "timeout_ms")
+        self.call = self.call._replace(deadline_ns=step.at_ns + timeout_ms * 1_000_000)
 
     def _is_about_this(self, step: Step) -> bool:
-        """In a pool, where many write, a doubt names its claim, and a resolution its doubt: one that comes
-        late is about another.
+        """In a pool, where many write, what could do harm when it comes late names what it is about; it may
+        be about something else by now.
         """
         if not self.is_pool:
             return True
-        if step.mark is Mark.IN_DOUBT and self.claim is not None:
-            return _named(step.body, "details", "claimed_seq") in (0, self.claim.seq)
-        if step.mark is Mark.NOT_EXECUTED and self.doubt is not None:
-            return _named(step.body, "doubt_seq") in (0, self.doubt.seq)
-        return True
+        claim = self.claim.seq if self.claim is not None and self._latest is Mark.CLAIMED else 0
+        dead_letter = self.dead_letter.seq if self.dead_letter is not None else 0
+        doubt = self.doubt.seq if self.doubt is not None else 0
+        body, is_about = step.body, True
+        match step.mark:
+            case Mark.IN_DOUBT:
+                is_about = _named(body, "details", "claimed_seq") in (0, claim)
+            case Mark.NOT_EXECUTED:
+                is_about = _named(body, "doubt_seq") in (0, doubt)
+            case Mark.REQUEUED:
+                is_about = _named(body, "dead_seq") == dead_letter
+            case Mark.DISCARDED:
+                is_about = _named(body, "doubt_seq") in (0, dead_letter)
+            case Mark.RETRY_SCHEDULED:
+                said = _named(body, "attempt"), _named(body, "claimed_seq")
+                is_about = said == (self.tries + 1, claim)
+            case Mark.CANCELLED | Mark.DEAD_LETTERED:
+                said = _named(body, "details", "claimed_seq"), _named(body, "details", "dead_seq")
+                is_about = said == (claim, dead_letter)
+        return is_about
 
     def _add(self, step: Step) -> None:
         if len(self.steps) >= MAX_STEPS:
@@ -256,7 +304,7 @@ def accepted_in(
     if not sessions.is_new(record.subject, frame.session, frame.number):
         return None  # stored after a later frame of its session: no fold counts it, so it never runs
     for index, entry in enumerate(frame.entries):
-        if entry.call_id == call_id:
+        if entry.call_id == call_id and (entry.options is None or entry.options.requeue is None):
             return AcceptedCall(
                 call_id,
                 place.service,
@@ -269,6 +317,7 @@ def accepted_in(
                 record.timestamp_ns + entry.timeout_ms * 1_000_000,
                 frame.epoch,
                 decode_calls(record.payload).bodies[index],
+                entry.options,
             )
     return None
 

@@ -1,4 +1,4 @@
-"""Reading the last record on a subject from JetStream."""
+"""Reading single records from JetStream: the last one on a subject, or one whose place is known."""
 
 from __future__ import annotations
 
@@ -22,12 +22,27 @@ async def last_record(connection: Connection, stream: str, subject: str) -> Reco
         LogMissing: there is no such stream.
         NotConnected, AckUnknown, NoResponders: no answer.
     """
+    return await _record(connection, stream, {"last_by_subj": subject}, _API_TIMEOUT_S)
+
+
+async def record_at(
+    connection: Connection, stream: str, seq: int, *, timeout_s: float = _API_TIMEOUT_S
+) -> Record | None:
+    """Return the record at a sequence, or ``None`` if the log does not hold it.
+
+    Raises:
+        LogMissing, NotConnected, AckUnknown, NoResponders: as :func:`last_record`.
+    """
+    return await _record(connection, stream, {"seq": seq}, timeout_s)
+
+
+async def _record(
+    connection: Connection, stream: str, which: dict[str, object], timeout_s: float
+) -> Record | None:
     answer = read_json(
         (
             await connection.request(
-                f"$JS.API.STREAM.MSG.GET.{stream}",
-                json.dumps({"last_by_subj": subject}).encode(),
-                timeout_s=_API_TIMEOUT_S,
+                f"$JS.API.STREAM.MSG.GET.{stream}", json.dumps(which).encode(), timeout_s=timeout_s
             )
         ).payload
     )

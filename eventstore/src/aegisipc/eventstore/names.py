@@ -3,7 +3,9 @@
 A name (namespace, service, group, instance, client, router) becomes a token of a NATS subject, so it may hold
 only letters, digits, ``-`` and ``_``, at most 63 of them, and starts with a letter or a digit: names with a
 leading ``_`` are AegisIPC's own (``_pool``, ``_group``, ``_router``). Resource ids are any text of 1 to 256
-bytes: they travel in the body of a message, never in a subject.
+bytes, and so are idempotency keys: they travel in the body of a message, never in a subject.
+
+A method is called by its *wire name*: ``place``, or ``place@2`` for a later version of it.
 """
 
 from __future__ import annotations
@@ -17,10 +19,13 @@ from aegisipc.eventstore.errors import InvalidName
 
 MAX_NAME_LENGTH = 63
 MAX_RESOURCE_BYTES = 256
+MAX_KEY_BYTES = 256
+MAX_VERSION = 9999
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}")
 _DIGEST_GROUP = re.compile(r"r-[0-9a-f]{10}")
 _METHOD = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,62}")
+_WIRE_METHOD = re.compile(rf"{_METHOD.pattern}(?:@(?:[2-9]|[1-9][0-9]{{1,3}}))?")
 
 POOL_GROUP = "_pool"
 
@@ -42,19 +47,57 @@ def check_name(name: object, what: str) -> str:
 
 
 def check_method(name: object) -> str:
-    """Return `name` if it can name a method: an ASCII identifier that does not start with ``_``.
+    """Return `name` if it can be called: an ASCII identifier that does not start with ``_``, followed by
+    ``@2`` to ``@9999`` for a later version of the method.
 
     Raises:
         InvalidName: with fields ``name`` and ``what``.
     """
-    if isinstance(name, str) and _METHOD.fullmatch(name):
+    if isinstance(name, str) and _WIRE_METHOD.fullmatch(name):
         return name
+    base, at, version = name.partition("@") if isinstance(name, str) else ("", "", "")
+    if at and _METHOD.fullmatch(base):
+        if version == "1":
+            reason = f"version 1 of a method has no suffix; write {base!r}"
+        else:
+            reason = f"a later version of it is {base}@2 to {base}@{MAX_VERSION}, without leading zeros"
+        raise InvalidName(f"cannot use {_shown(name)} as a method name: {reason}", name=name, what="method")
     raise InvalidName(
         f"cannot use {_shown(name)} as a method name: use 1 to {MAX_NAME_LENGTH} letters, digits or '_', "
         "starting with a letter",
         name=name,
         what="method",
     )
+
+
+def wire_method(name: object, version: object) -> str:
+    """Return what a version of a method is called by: ``("place", 2)`` gives ``"place@2"``.
+
+    Raises:
+        InvalidName: the name is not that of a method, or the version is not a whole number from 1 to 9999.
+    """
+    if not isinstance(version, int) or isinstance(version, bool) or not 1 <= version <= MAX_VERSION:
+        raise InvalidName(
+            f"cannot use {_shown(version)} as the version of a method: it is a whole number from 1 to "
+            f"{MAX_VERSION}",
+            name=version,
+            what="version",
+        )
+    base = check_method(name)
+    if "@" in base:
+        raise InvalidName(
+            f"cannot use {_shown(name)} as a method name here: give the version apart, as version="
+            f"{base.partition('@')[2]}",
+            name=name,
+            what="method",
+        )
+    return base if version == 1 else f"{base}@{version}"
+
+
+def split_method(method: str) -> tuple[str, int]:
+    """Split a wire name into the method's name and its version: ``"place@2"`` gives ``("place", 2)``."""
+    base, at, version = method.partition("@")
+    return (base, int(version)) if at and version.isascii() and version.isdecimal() else (method, 1)
 
 
 def check_resource(resource: object) -> str:
@@ -73,8 +116,23 @@ def check_resource(resource: object) -> str:
     )
 
 
+def check_key(key: object) -> str:
+    """Return `key` if it can be an idempotency key: text of 1 to 256 bytes in UTF-8.
+
+    Raises:
+        InvalidName: with fields ``name`` and ``what``.
+    """
+    if isinstance(key, str) and 0 < _utf8_length(key) <= MAX_KEY_BYTES:
+        return key
+    raise InvalidName(
+        f"cannot use {_shown(key)} as an idempotency key: use text of 1 to {MAX_KEY_BYTES} bytes in UTF-8",
+        name=key,
+        what="idempotency key",
+    )
+
+
 def split_target(target: object) -> tuple[str, str]:
-    """Split ``"orders.place"`` into service and method.
+    """Split ``"orders.place"`` or ``"orders.place@2"`` into service and method.
 
     Raises:
         InvalidName: when it is not of that form, or one of its parts is illegal.

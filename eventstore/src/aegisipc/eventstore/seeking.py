@@ -1,7 +1,13 @@
-"""Finding a call in the log by the time in its id, and reading its history from there."""
+"""Finding a call in the log by the time in its id, and reading its history from there.
+
+What this costs does not depend on how long the log is. Finding the call reads the call frames of all groups
+from ten seconds before the time in its id up to it; what became of it is in its group's conclusions, from the
+call to its outcome. Before that the promotions of the group are read, which are few.
+"""
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Final
 
 from aegisipc.eventstore.errors import UnknownCall
@@ -23,7 +29,7 @@ async def find_call(log: Log, subjects: Subjects, call_id: CallId) -> AcceptedCa
     """Find an accepted call: reads the call frames of all groups around the time in its id, header by header.
 
     Raises:
-        UnknownCall: the log does not have it.
+        UnknownCall: the log does not have it. Field ``why``: what is known about that.
         AegisError: the log cannot be read now.
     """
     born_ns = time_of(call_id) * 1_000_000
@@ -37,11 +43,58 @@ async def find_call(log: Log, subjects: Subjects, call_id: CallId) -> AcceptedCa
         if found is not None:
             return found
     shown = format_call_id(call_id)
-    raise UnknownCall(
-        f"cannot find call {shown}: the log holds no such call; it was never accepted, it is older than the "
-        "log, or it was made in another namespace",
-        call_id=shown,
+    why = await _why_unknown(log, subjects, born_ns)
+    raise UnknownCall(f"cannot find call {shown}: {why}", call_id=shown, why=why)
+
+
+async def _why_unknown(log: Log, subjects: Subjects, born_ns: int) -> str:
+    first_ns = 0
+    async for record in log.read([subjects.everything]):
+        first_ns = record.timestamp_ns
+        break
+    if first_ns and born_ns < first_ns:
+        return (
+            f"the log holds no such call; it was made at {_shown(born_ns)}, and the log begins at "
+            f"{_shown(first_ns)}: it is older than the log, or it was made in another namespace"
+        )
+    begins = f"begins at {_shown(first_ns)}" if first_ns else "is empty"
+    return (
+        f"the log holds no such call; it was never accepted, or it was made in another namespace (this log "
+        f"{begins})"
     )
+
+
+def _shown(unix_ns: int) -> str:
+    try:
+        return datetime.fromtimestamp(unix_ns // 1_000_000_000, UTC).isoformat().replace("+00:00", "Z")
+    except (ValueError, OverflowError, OSError):  # the time in an id that nobody made
+        return f"{unix_ns // 1_000_000_000} s of Unix time"
+
+
+async def read_conclusions(log: Log, history: CallHistory) -> int:
+    """Read what decides about the outcome of a call, up to its final outcome, else to the end of the log as
+    of now. Returns the sequence up to which that was read.
+
+    Raises:
+        AegisError: the log cannot be read now.
+    """
+    position = history.call.seq
+    if not history.is_pool:
+        await _read_fence(log, history)
+    async for record in log.read(history.conclusions, start=Start(position + 1)):
+        history.apply(record)
+        position = record.seq
+        if history.is_final:
+            break
+    return position
+
+
+async def _read_fence(log: Log, history: CallHistory) -> None:
+    """Read who held the pen when the call came in."""
+    async for record in log.read([history.fence]):
+        if record.seq > history.call.seq:
+            break
+        history.apply(record)
 
 
 async def read_history(
@@ -56,12 +109,8 @@ async def read_history(
     """
     call = await find_call(log, subjects, call_id)
     history = CallHistory(subjects, call)
-    async for record in log.read([history.fence]):  # who held the pen when the call came in
-        if record.seq > call.seq:
-            break
-        history.apply(record)
-    of_the_group = [history.fence, history.pen, history.evidence_subject]
-    async for record in log.read(of_the_group, start=Start(call.seq + 1)):
+    await _read_fence(log, history)
+    async for record in log.read(history.subjects, start=Start(call.seq + 1)):
         history.apply(record)
         if until_final and history.is_final:
             break

@@ -11,6 +11,7 @@ from aegisipc.eventstore.errors import LogMisconfigured, LogMissing, NoResponder
 from aegisipc.eventstore.jetstream import JetStreamLog
 from aegisipc.eventstore.jetstream_api import STREAM_NOT_FOUND, api_error, read_json
 from aegisipc.eventstore.nats.connection import Connection
+from aegisipc.eventstore.object_layout import bucket_of
 from aegisipc.eventstore.subjects import Subjects
 
 _API_TIMEOUT_S = 5.0
@@ -20,7 +21,8 @@ _RETRY_S = 0.1
 
 @dataclass(frozen=True, slots=True)
 class LogOptions:
-    """How the log is kept. ``max_bytes`` and ``max_age_s`` of 0 mean no limit.
+    """How the log is kept. ``max_bytes`` and ``max_age_s`` of 0 mean no limit; ``objects_max_bytes`` is that
+    of the store of large bodies.
 
     Only a log that nobody routes on may have a ``max_age_s``: a router refuses it, because the records that
     say who holds a group's pen and who is in it are written once, and would age out with the rest.
@@ -31,6 +33,7 @@ class LogOptions:
     max_age_s: float = 0
     pulse_age_s: float = 3600
     storage: Literal["file", "memory"] = "file"
+    objects_max_bytes: int = 0
 
 
 def log_config(subjects: Subjects, options: LogOptions) -> dict[str, Any]:
@@ -68,6 +71,28 @@ def pulse_config(subjects: Subjects, options: LogOptions) -> dict[str, Any]:
     }
 
 
+def objects_config(subjects: Subjects, options: LogOptions) -> dict[str, Any]:
+    """Return the stream configuration of the store of large bodies.
+
+    Rollups and deletions of single messages are off: whoever may store can remove nothing. Purging has a
+    permission of its own.
+    """
+    bucket = bucket_of(subjects)
+    return {
+        "name": bucket.stream,
+        "subjects": [bucket.all_chunks, bucket.all_entries],
+        "retention": "limits",
+        "discard": "new",
+        "storage": options.storage,
+        "num_replicas": options.replicas,
+        "max_bytes": options.objects_max_bytes or -1,
+        "max_age": int(options.max_age_s * 1e9),
+        "deny_delete": True,
+        "allow_direct": True,
+        "duplicate_window": int(min(120.0, options.max_age_s or 120.0) * 1e9),
+    }
+
+
 async def create_log(
     connection: Connection, subjects: Subjects, options: LogOptions = LogOptions()
 ) -> JetStreamLog:
@@ -78,6 +103,7 @@ async def create_log(
     """
     await _ensure(connection, log_config(subjects, options))
     await _ensure(connection, pulse_config(subjects, options))
+    await _ensure(connection, objects_config(subjects, options))
     return JetStreamLog(connection, subjects.stream)
 
 

@@ -28,9 +28,17 @@ WATCH_WHO: Final = "_watch"
 HA: Final = "ha"
 CALL: Final = "call"
 PEN: Final = "pen"
+DEAD: Final = "dead"
+KEYS: Final = "keys"
+CANCEL: Final = "cancel"
 EVIDENCE: Final = "evidence"
+CONTRACT: Final = "contract"
 STATE: Final = "state"
 TERM: Final = "term"
+
+CONCLUSIONS: Final = frozenset({PEN, DEAD})
+"""Kinds of the frames that the holder of a pen writes: dead letters stand apart, so that they can be listed.
+"""
 
 _PULSE_SUFFIX: Final = "_PULSE"
 
@@ -114,9 +122,33 @@ class Subjects:
         """Claims and conclusions, written by the holder of the group's pen."""
         return f"{self.log_root}.{service}.{group}.{PEN}.{instance}"
 
+    def dead(self, service: str, group: str, instance: str) -> str:
+        """Like :meth:`pen`, for frames that say something of dead letters."""
+        return f"{self.log_root}.{service}.{group}.{DEAD}.{instance}"
+
+    def conclusions(self, service: str, group: str) -> list[str]:
+        """Filters: all that the holders of the group's pen wrote of calls."""
+        return [self.of_kind(service, group, kind) for kind in sorted(CONCLUSIONS)]
+
+    def keys(self, service: str, group: str, instance: str) -> str:
+        """Segments of the index of idempotency keys, written by the holder of the pen."""
+        return f"{self.log_root}.{service}.{group}.{KEYS}.{instance}"
+
+    def cancel(self, service: str, group: str, who: str) -> str:
+        """What a client or an operator wants cancelled."""
+        return f"{self.log_root}.{service}.{group}.{CANCEL}.{who}"
+
+    def flow(self, service: str, group: str) -> str:
+        """How long calls wait at the holder of the pen (plain NATS, a hint)."""
+        return f"aegis.{self.namespace}.flow.{service}.{group}"
+
     def evidence(self, service: str, group: str, instance: str) -> str:
         """What an instance that lost the pen did run to its end: not fenced, and not a conclusion."""
         return f"{self.log_root}.{service}.{group}.{EVIDENCE}.{instance}"
+
+    def contract(self, service: str, group: str, instance: str) -> str:
+        """The schemas of what an instance offers."""
+        return f"{self.log_root}.{service}.{group}.{CONTRACT}.{instance}"
 
     def state(self, service: str, group: str, instance: str) -> str:
         """Snapshots of the group's shared state, written by the holder of the pen."""
@@ -137,6 +169,12 @@ class Subjects:
     def tell(self, service: str, group: str) -> str:
         """Commands to the holder of the pen (plain NATS)."""
         return f"aegis.{self.namespace}.tell.{service}.{group}"
+
+    def find_key(self, service: str, group: str) -> str:
+        """Which call has an idempotency key? Answered by the holder of the pen (plain NATS). Apart from
+        :meth:`tell`, so that clients need no right to command.
+        """
+        return f"aegis.{self.namespace}.find.{service}.{group}"
 
     def peers(self, service: str, group: str) -> str:
         """What workers of a pool tell each other (plain NATS, hints)."""

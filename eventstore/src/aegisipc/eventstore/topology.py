@@ -29,11 +29,13 @@ from aegisipc.eventstore.log import Record
 from aegisipc.eventstore.subjects import GROUP_WHO, HA, TERM, WATCH_WHO, Place, Subjects
 from aegisipc.eventstore.views import (
     READY_STATES,
+    Congestion,
     GroupView,
     Handover,
     InstanceView,
     Leadership,
     ServiceView,
+    offered,
     service_plain,
 )
 
@@ -151,6 +153,7 @@ class Topology:
             self._watch(record, self.services[place.service], group, event)
         else:
             self._own(record, group, place.who, event)
+        group.contract = offered(group)
 
     def _own(self, record: Record, group: GroupView, who: str, event: ev.Event) -> None:
         match event:
@@ -207,7 +210,9 @@ class Topology:
             if reason is None and group.holder == who and group.handover is None:
                 group.yielded_epoch = 0  # it held on, and goes on
 
-    def _watch(self, record: Record, service: ServiceView, group: GroupView, event: ev.Event) -> None:
+    def _watch(  # noqa: C901 - one line for each event
+        self, record: Record, service: ServiceView, group: GroupView, event: ev.Event
+    ) -> None:
         match event:
             case ev.InstanceAdmitted():
                 self._admit(service, group, event)
@@ -225,6 +230,8 @@ class Topology:
                 wanted = self._current(group, event.instance, event.incarnation)
                 if wanted is not None:
                     wanted.drain_requested_by = _by(event.author, event.reason)
+            case ev.GroupCongested() | ev.GroupRelieved():
+                group.congestion = _congestion(record, group, event)
             case ev.GroupPaused() | ev.GroupResumed():
                 self._pause(record, service, group, event)
             case _:
@@ -250,8 +257,6 @@ class Topology:
         if not instance.is_live:
             self._count(f"instance {instance.state} admitted")
             return
-        if not any(True for _ in service.live()):
-            service.contract = instance.registration.contract
         instance.admitted = True
         for resource in instance.registration.resources:
             former = service.resources.get(resource)
@@ -353,6 +358,15 @@ class Topology:
             "services": {name: service_plain(self.services[name]) for name in sorted(self.services)},
             "anomalies": dict(sorted(self.anomalies.items())),
         }
+
+
+def _congestion(
+    record: Record, group: GroupView, event: ev.GroupCongested | ev.GroupRelieved
+) -> Congestion | None:
+    if isinstance(event, ev.GroupRelieved):
+        return None
+    since_ns = group.congestion.since_ns if group.congestion else record.timestamp_ns
+    return Congestion(event.open, event.limit, event.retry_after_ms, since_ns)
 
 
 def _by(author: str, reason: str) -> str:

@@ -75,6 +75,15 @@ class Handover(NamedTuple):
     since_ns: int
 
 
+class Congestion(NamedTuple):
+    """A group has too many open calls: clients hold back."""
+
+    open: int
+    limit: int
+    retry_after_ms: int
+    since_ns: int
+
+
 @dataclass(slots=True)
 class GroupView:
     """One group as the log tells it. ``fence_seq`` is the sequence of the latest record on its fence.
@@ -98,8 +107,13 @@ class GroupView:
     pause_seq: int = 0
     handover: Handover | None = None
     yielded_epoch: int = 0
+    congestion: Congestion | None = None
     resources: set[str] = field(default_factory=set)
     instances: dict[str, InstanceView] = field(default_factory=dict)
+    contract: ev.Contract = field(default_factory=dict)
+    """What may be called: what the active instance offers, or the latest one if there is none; of a pool,
+    what every worker offers.
+    """
 
     @property
     def mode(self) -> Literal["owned", "pool"]:
@@ -117,7 +131,7 @@ class GroupView:
 
 @dataclass(slots=True)
 class ServiceView:
-    """One service: its contract, its groups, and which group each resource belongs to.
+    """One service: its groups, and which group each resource belongs to.
 
     ``paused`` says whether groups that it will have are to begin paused; ``pause_seq`` is where that was last
     said.
@@ -126,9 +140,17 @@ class ServiceView:
     name: str
     paused: bool = False
     pause_seq: int = 0
-    contract: ev.Contract = field(default_factory=dict)
     groups: dict[str, GroupView] = field(default_factory=dict)
     resources: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def contract(self) -> ev.Contract:
+        """What may be called in one of its groups that have a live instance, or in any if none has."""
+        alive = [group for group in self.groups.values() if any(True for _ in group.live())]
+        found: ev.Contract = {}
+        for group in alive or self.groups.values():
+            found = {**group.contract, **found}
+        return found
 
     def live(self) -> Iterator[InstanceView]:
         """Iterate over all admitted instances that are not gone."""
@@ -173,9 +195,32 @@ def _group_plain(group: GroupView) -> dict[str, Any]:
         "pause_seq": group.pause_seq,
         "handover": group.handover._asdict() if group.handover else None,
         "yielded_epoch": group.yielded_epoch,
+        "congestion": group.congestion._asdict() if group.congestion else None,
         "resources": sorted(group.resources),
         "instances": {name: _instance_plain(group.instances[name]) for name in sorted(group.instances)},
+        "methods": sorted(group.contract),
     }
+
+
+def offered(group: GroupView) -> ev.Contract:
+    """Return what may be called in a group now, see ``GroupView.contract``."""
+    live = list(group.live())
+    if group.mode == "pool":
+        return _offered_by_all(live) if live else group.contract
+    for instance in live:
+        if (instance.id, instance.incarnation) == (group.holder, group.holder_incarnation):
+            return instance.registration.contract
+    if not live or any(instance.registration.contract == group.contract for instance in live):
+        return group.contract  # until somebody is promoted: calls wait
+    return live[0].registration.contract
+
+
+def _offered_by_all(live: list[InstanceView]) -> ev.Contract:
+    """Any of them may get a call. Of methods that differ, the one registered first says what it takes: the
+    others were admitted beside it.
+    """
+    first, *others = (instance.registration.contract for instance in live)
+    return {name: method for name, method in first.items() if all(name in other for other in others)}
 
 
 def _instance_plain(instance: InstanceView) -> dict[str, Any]:

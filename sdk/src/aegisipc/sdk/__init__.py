@@ -18,10 +18,13 @@ if TYPE_CHECKING:
     from aegisipc.sdk.context import Context as Context
     from aegisipc.sdk.errors import *  # noqa: F403
     from aegisipc.sdk.pending import Pending as Pending
+    from aegisipc.sdk.receipts import Receipt as Receipt
     from aegisipc.sdk.reconciling import Doubt as Doubt
     from aegisipc.sdk.reconciling import Executed as Executed
     from aegisipc.sdk.reconciling import NotExecuted as NotExecuted
+    from aegisipc.sdk.retry import Retry as Retry
     from aegisipc.sdk.service import Service as Service
+    from aegisipc.sdk.stubs import remote as remote
 
 _HOMES = {
     "Client": "client",
@@ -31,7 +34,10 @@ _HOMES = {
     "Executed": "reconciling",
     "NotExecuted": "reconciling",
     "Pending": "pending",
+    "Receipt": "receipts",
+    "Retry": "retry",
     "Service": "service",
+    "remote": "stubs",
 }
 
 

@@ -1,4 +1,4 @@
-"""What an incarnation of an instance says about itself in the log, on the one subject that is its own."""
+"""What an incarnation of an instance says about itself in the log, on the subjects that are its own."""
 
 from __future__ import annotations
 
@@ -16,7 +16,13 @@ from aegisipc.eventstore.errors import (
     NoResponders,
     NotConnected,
 )
-from aegisipc.eventstore.events import Event, InstanceRegistered, decode_event, encode_event
+from aegisipc.eventstore.events import (
+    Event,
+    InstanceRegistered,
+    ServiceContract,
+    decode_event,
+    encode_event,
+)
 from aegisipc.eventstore.log import Start
 from aegisipc.sdk.core.pen import Identity
 from aegisipc.sdk.hosts.base import Site
@@ -35,6 +41,7 @@ class Announcer:
         self._log = site.log
         self._incarnation = identity.incarnation
         self._subject = site.subjects.instance(identity.service, identity.group, identity.instance)
+        self._offers = site.subjects.contract(identity.service, identity.group, identity.instance)
         self.turn = asyncio.Lock()
         """To be held by those who speak unasked, from their reason to speak until they have acted on what
         they said: else a word that follows from another one could come before it.
@@ -56,6 +63,28 @@ class Announcer:
         async def attempt() -> int:
             appended = await self._log.append(
                 self._subject, payload, record_id=record_id, timeout_s=_APPEND_TIMEOUT_S
+            )
+            return appended.seq
+
+        return await _persist(attempt, patience_s)
+
+    async def offer(self, contract: ServiceContract, *, patience_s: float) -> int:
+        """Write the schemas of what the instance offers, unless the latest ones are the same. Returns where
+        they stand.
+
+        Raises:
+            AckUnknown, NotConnected, NoResponders, LogFull: as for :meth:`say`.
+        """
+
+        async def attempt() -> int:
+            latest = await self._log.last(self._offers)
+            if latest is not None and _is_same(latest.payload, contract):
+                return latest.seq
+            appended = await self._log.append(
+                self._offers,
+                encode_event(contract),
+                record_id=f"{self._incarnation}.{contract.type}.{contract.digest[:16]}",
+                timeout_s=_APPEND_TIMEOUT_S,
             )
             return appended.seq
 
@@ -85,6 +114,14 @@ class Announcer:
             if _registers_another(record.payload, self._incarnation):
                 return True
         return False
+
+
+def _is_same(payload: bytes, contract: ServiceContract) -> bool:
+    try:
+        event = decode_event(payload)
+    except MalformedPayload:
+        return False
+    return isinstance(event, ServiceContract) and event.digest == contract.digest
 
 
 def _registers_another(payload: bytes, incarnation: str) -> bool:

@@ -9,7 +9,7 @@ from aegisipc.sdk.pending import Pending
 
 
 class Attaching:
-    """A call by its id. ``await`` it for the call, or ask at once for what became of it::
+    """A call by its id or its idempotency key. ``await`` it for the call, or ask at once what became of it::
 
     fill = await client.attach(call_id).result()
 
@@ -30,6 +30,10 @@ class Attaching:
     async def result(self, timeout: float | None = None) -> Any:
         """Find the call and wait for its outcome; see :meth:`Pending.result`."""
         return await (await self._find()).result(timeout)
+
+    async def cancel(self, reason: str = "", timeout: float | None = None) -> None:
+        """Find the call and have it cancelled; see :meth:`Pending.cancel`."""
+        await (await self._find()).cancel(reason, timeout)
 
     async def settled(self, timeout: float | None = None) -> Any:
         """Find the call and wait for its final outcome; see :meth:`Pending.settled`."""

@@ -25,78 +25,27 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable, Coroutine
-from concurrent.futures import CancelledError, Future
 from contextlib import suppress
 from types import TracebackType
-from typing import Any, ClassVar, Final, Self, overload
+from typing import Any, Final, Self, overload
 
-from aegisipc.eventstore.errors import AegisError, NotConnected
-from aegisipc.eventstore.names import check_method
+from aegisipc.eventstore.errors import AegisError
 from aegisipc.sdk import client as asynchronous
 from aegisipc.sdk import pending as asynchronous_pending
-from aegisipc.sdk.stubs import read_api, refuse_call_options
+from aegisipc.sdk.call_options import Priority
+from aegisipc.sdk.loop_thread import EventLoopBlocked, LoopThread, refuse_event_loop
+from aegisipc.sdk.receipts import Receipt
+from aegisipc.sdk.stubs import Stub, stub_of
 
 __all__ = ["Client", "EventLoopBlocked", "Pending", "connect"]
 
 _CLOSE_S: Final = 10.0
 
 
-class EventLoopBlocked(AegisError):
-    """A blocking call was made in a thread that runs an event loop. Await the asynchronous client there."""
-
-    code: ClassVar[str] = "event_loop_blocked"
-
-
-class _LoopThread:
-    """An event loop in a thread of its own, to which other threads hand coroutines."""
-
-    def __init__(self, name: str) -> None:
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._stop: asyncio.Event | None = None
-        self._is_up = threading.Event()
-        self._door = threading.Lock()
-        self._is_over = False
-        self._thread = threading.Thread(target=self._main, name=name, daemon=True)
-        self._thread.start()
-        self._is_up.wait()
-
-    def _main(self) -> None:
-        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-            runner.run(self._until_stopped())  # and then the runner cancels what still runs
-
-    async def _until_stopped(self) -> None:
-        self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
-        self._is_up.set()
-        await self._stop.wait()
-
-    def run[T](self, work: Callable[[], Coroutine[Any, Any, T]], what: str) -> T:
-        """Run a coroutine there, and wait for its result; whatever interrupts the wait cancels it."""
-        _refuse_event_loop(what)
-        with self._door:  # whatever got in before the stop is run or cancelled, and nothing gets in after it
-            if self._loop is None or self._is_over:
-                raise _closed(what)
-            future: Future[T] = asyncio.run_coroutine_threadsafe(work(), self._loop)
-        try:
-            return future.result()
-        except CancelledError:
-            raise _closed(what) from None
-        except BaseException:
-            future.cancel()
-            raise
-
-    def stop(self) -> None:
-        """Cancel what still runs, and wait until the thread has ended. Idempotent."""
-        with self._door:
-            if not self._is_over and self._loop is not None and self._stop is not None:
-                self._loop.call_soon_threadsafe(self._stop.set)
-            self._is_over = True
-        self._thread.join()
-
-
 class Pending:
     """A durable call; the blocking form of :class:`aegisipc.sdk.Pending`."""
 
-    def __init__(self, thread: _LoopThread, pending: asynchronous_pending.Pending) -> None:
+    def __init__(self, thread: LoopThread, pending: asynchronous_pending.Pending) -> None:
         self._thread = thread
         self._pending = pending
 
@@ -104,6 +53,11 @@ class Pending:
     def call_id(self) -> str:
         """The id by which any process can attach to the call."""
         return self._pending.call_id
+
+    @property
+    def receipt(self) -> Receipt:
+        """Where it is in the log, and what the server's word for that is worth."""
+        return self._pending.receipt
 
     def result(self, timeout: float | None = None) -> Any:
         """Wait for the outcome: return the result, or raise what :meth:`Client.call` raises.
@@ -119,6 +73,12 @@ class Pending:
         """
         return self._thread.run(lambda: self._pending.settled(timeout), f"wait for call {self.call_id}")
 
+    def cancel(self, reason: str = "", timeout: float | None = None) -> None:
+        """Ask for the call to be cancelled, and return when it is; see
+        :meth:`aegisipc.sdk.pending.Pending.cancel`.
+        """
+        self._thread.run(lambda: self._pending.cancel(reason, timeout), f"cancel call {self.call_id}")
+
     def __repr__(self) -> str:
         return f"<call {self.call_id}>"
 
@@ -130,7 +90,7 @@ class Client:
     ``NotConnected`` when the client is or gets closed, and :class:`EventLoopBlocked`.
     """
 
-    def __init__(self, thread: _LoopThread, client: asynchronous.Client) -> None:
+    def __init__(self, thread: LoopThread, client: asynchronous.Client) -> None:
         self._thread = thread
         self._client = client
         self._closing = threading.Lock()
@@ -150,6 +110,8 @@ class Client:
         returns: type[T],
         resource_id: str | None = None,
         timeout: float | None = None,
+        idempotency_key: str | None = None,
+        priority: Priority = "normal",
         **kwargs: Any,
     ) -> T: ...
     @overload
@@ -161,6 +123,8 @@ class Client:
         returns: Any = None,
         resource_id: str | None = None,
         timeout: float | None = None,
+        idempotency_key: str | None = None,
+        priority: Priority = "normal",
         **kwargs: Any,
     ) -> Any: ...
     def call(
@@ -171,12 +135,21 @@ class Client:
         returns: Any = None,
         resource_id: str | None = None,
         timeout: float | None = None,
+        idempotency_key: str | None = None,
+        priority: Priority = "normal",
         **kwargs: Any,
     ) -> Any:
         """Call ``"service.method"``, wait, and return its result; see :meth:`aegisipc.sdk.Client.call`."""
         return self._run(
             lambda client: client.call(
-                target, *args, returns=returns, resource_id=resource_id, timeout=timeout, **kwargs
+                target,
+                *args,
+                returns=returns,
+                resource_id=resource_id,
+                timeout=timeout,
+                idempotency_key=idempotency_key,
+                priority=priority,
+                **kwargs,
             ),
             f"call {target}",
         )
@@ -189,22 +162,49 @@ class Client:
         returns: Any = None,
         resource_id: str | None = None,
         timeout: float | None = None,
+        idempotency_key: str | None = None,
+        priority: Priority = "normal",
         **kwargs: Any,
     ) -> Pending:
         """Make a call durable and return at once; see :meth:`aegisipc.sdk.Client.submit`."""
         pending = self._run(
             lambda client: client.submit(
-                target, *args, returns=returns, resource_id=resource_id, timeout=timeout, **kwargs
+                target,
+                *args,
+                returns=returns,
+                resource_id=resource_id,
+                timeout=timeout,
+                idempotency_key=idempotency_key,
+                priority=priority,
+                **kwargs,
             ),
             f"submit {target}",
         )
         return Pending(self._thread, pending)
 
-    def attach(self, call_id: str, *, returns: Any = None, timeout: float | None = None) -> Pending:
-        """Return the call of that id, whoever made it; see :meth:`aegisipc.sdk.Client.attach`."""
+    def attach(
+        self,
+        call_id: str | None = None,
+        *,
+        idempotency_key: str | None = None,
+        service: str | None = None,
+        resource_id: str | None = None,
+        returns: Any = None,
+        timeout: float | None = None,
+    ) -> Pending:
+        """Return a call, whoever made it, by its id or by its idempotency key; see
+        :meth:`aegisipc.sdk.Client.attach`.
+        """
         pending = self._run(
-            lambda client: client.attach(call_id, returns=returns, timeout=timeout).found(),
-            f"attach to call {call_id}",
+            lambda client: client.attach(
+                call_id,
+                idempotency_key=idempotency_key,
+                service=service,
+                resource_id=resource_id,
+                returns=returns,
+                timeout=timeout,
+            ).found(),
+            f"attach to call {call_id or idempotency_key}",
         )
         return Pending(self._thread, pending)
 
@@ -216,6 +216,8 @@ class Client:
         name: str | None = None,
         resource_id: str | None = None,
         timeout: float | None = None,
+        idempotency_key: str | None = None,
+        priority: Priority = "normal",
     ) -> P: ...
     @overload
     def service(
@@ -225,6 +227,8 @@ class Client:
         name: str | None = None,
         resource_id: str | None = None,
         timeout: float | None = None,
+        idempotency_key: str | None = None,
+        priority: Priority = "normal",
     ) -> Any: ...
     def service(
         self,
@@ -233,21 +237,32 @@ class Client:
         name: str | None = None,
         resource_id: str | None = None,
         timeout: float | None = None,
+        idempotency_key: str | None = None,
+        priority: Priority = "normal",
     ) -> Any:
         """Return a stub whose methods block and return results; see :meth:`aegisipc.sdk.Client.service`.
 
         The methods of a ``Protocol`` may be declared with or without ``async``: they are plain functions
         here. Declared without, type checkers see what they return.
         """
-        service, returns = read_api(api, name, may_be_plain=True)
-        return _Stub(self, service, returns, {"resource_id": resource_id, "timeout": timeout})
+        stub = stub_of(
+            self._client,
+            api,
+            name=name,
+            may_be_plain=True,
+            resource_id=resource_id,
+            timeout=timeout,
+            idempotency_key=idempotency_key,
+            priority=priority,
+        )
+        return _Stub(self, stub)
 
     def close(self) -> None:
         """Disconnect, and wait until the client's thread has ended. Idempotent, from any thread.
 
         Calls that other threads wait for end with an error there; those without an outcome stay durable.
         """
-        _refuse_event_loop("close the client")
+        refuse_event_loop("close the client")
         with self._closing:
             if self._is_closed:
                 return
@@ -275,34 +290,24 @@ class Client:
 class _Stub:
     """Calls a service's methods: ``stub.place(order)``."""
 
-    def __init__(
-        self, client: Client, service: str, returns: dict[str, Any] | None, options: dict[str, Any]
-    ) -> None:
+    def __init__(self, client: Client, stub: Stub) -> None:
         self._client = client
-        self._service = service
-        self._returns = returns
-        self._options = options
+        self._stub = stub
 
     def __getattr__(self, method: str) -> Callable[..., Any]:
         if method.startswith("_"):
             raise AttributeError(method)
-        if self._returns is not None and method not in self._returns:
-            raise AttributeError(f"the protocol of service {self._service!r} has no method {method!r}")
-        check_method(method)
-        client, target, options = self._client, f"{self._service}.{method}", self._options
-        returns = self._returns[method] if self._returns is not None else None
+        client, remote = self._client, getattr(self._stub, method)
 
         def call(*args: Any, **kwargs: Any) -> Any:
-            if kwargs:
-                refuse_call_options(target, kwargs)
-            return client.call(target, *args, returns=returns, **options, **kwargs)
+            return client._run(lambda _: remote(*args, **kwargs), f"call {method}")
 
         call.__name__ = call.__qualname__ = method
         self.__dict__[method] = call  # found here directly the next time
         return call
 
     def __repr__(self) -> str:
-        return f"<blocking stub of {self._service!r}>"
+        return f"<blocking {repr(self._stub)[1:]}"
 
 
 def connect(url: str | None = None, **options: Any) -> Client:
@@ -315,39 +320,15 @@ def connect(url: str | None = None, **options: Any) -> Client:
         LogMissing: no router has made the namespace's log yet.
         EventLoopBlocked: this thread runs an event loop.
     """
-    _refuse_event_loop("connect")
+    refuse_event_loop("connect")
 
     async def begin() -> asynchronous.Client:
         client: asynchronous.Client = await asynchronous.connect(url, **options)
         return client
 
-    thread = _LoopThread(f"aegis client {options.get('name') or ''}".rstrip())
+    thread = LoopThread(f"aegis client {options.get('name') or ''}".rstrip())
     try:
         return Client(thread, thread.run(begin, "connect"))
     except BaseException:
         thread.stop()
         raise
-
-
-def _refuse_event_loop(what: str) -> None:
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return
-    raise EventLoopBlocked(
-        f"cannot {what} with the blocking client in a thread that runs an event loop, which it would stop; "
-        "use aegisipc.sdk.connect and await, or another thread (asyncio.to_thread)"
-    )
-
-
-def _closed(what: str) -> NotConnected:
-    return NotConnected(f"cannot {what}: the client is closed; connect another one")
-
-
-def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    try:
-        import uvloop  # noqa: PLC0415 - optional
-    except ImportError:
-        return None
-    factory: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop
-    return factory

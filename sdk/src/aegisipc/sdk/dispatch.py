@@ -1,7 +1,7 @@
 """The asyncio shell around :class:`~aegisipc.sdk.core.caller.Caller`: what a client does behind its calls.
 
-It keeps the routing table (a fold of the log), drives one group commit per group that is called, takes
-replies in, and asks again for those that do not come.
+It keeps the routing table, drives one group commit per group that is called, stores large arguments first,
+takes replies in, and asks again for those that do not come.
 """
 
 from __future__ import annotations
@@ -16,38 +16,45 @@ from typing import Any, Final
 import structlog
 
 from aegisipc.eventstore.clock import ServerClock
-from aegisipc.eventstore.codec import encode
-from aegisipc.eventstore.errors import AegisError, MalformedPayload, NotConnected, WrongSequence
-from aegisipc.eventstore.frames import MAX_TIMEOUT_MS
+from aegisipc.eventstore.errors import AegisError, MalformedPayload, NotConnected
+from aegisipc.eventstore.frames import MAX_TIMEOUT_MS, CallOptions
 from aegisipc.eventstore.group_commit import GroupCommit, OutFrame
 from aegisipc.eventstore.ids import SESSION_BITS, CallId
 from aegisipc.eventstore.jetstream import JetStreamLog
-from aegisipc.eventstore.log import Appended, Following, Record
 from aegisipc.eventstore.names import POOL_GROUP, check_resource, split_target
 from aegisipc.eventstore.nats.connection import Connection
 from aegisipc.eventstore.nats.events import Connected
 from aegisipc.eventstore.nats.events import Event as ConnectionEvent
 from aegisipc.eventstore.nats.message import Message
 from aegisipc.eventstore.nats.subscription import Subscription
+from aegisipc.eventstore.objects import Objects, encode_reference
+from aegisipc.eventstore.references import arguments_name
 from aegisipc.eventstore.subjects import Subjects
 from aegisipc.eventstore.topology import Topology
-from aegisipc.sdk.core.caller import Caller, CallsOut, Lane, PendingCall
+from aegisipc.sdk.attached import Seeker
+from aegisipc.sdk.core.caller import Caller
+from aegisipc.sdk.core.flow import decode_hint
+from aegisipc.sdk.core.lanes import CallsOut, Lane, PendingCall
 from aegisipc.sdk.core.routing import route
+from aegisipc.sdk.encoded import body_of
 from aegisipc.sdk.errors import ServiceDefinitionError
+from aegisipc.sdk.firsts import Firsts
+from aegisipc.sdk.lane_source import LaneSource
 from aegisipc.sdk.pending import wake
-from aegisipc.sdk.wire import decode_outcomes, encode_ask
+from aegisipc.sdk.routes import Routes
+from aegisipc.sdk.wire import WireOutcome, decode_outcomes, encode_ask
 
 _log = structlog.get_logger("aegisipc.client")
 
 _TICK_S: Final = 0.025
 _ASK_TIMEOUT_S: Final = 1.0
-_ROUTES_TIMEOUT_S: Final = 60.0
-_REREAD_S: Final = 0.5
 _POOL_FRAME_CALLS: Final = 64
 _LONGEST_TIMEOUT_S: Final = MAX_TIMEOUT_MS / 1000
 _MAX_ROUTES: Final = 10_000
 _FLUSH_CALLS: Final = 128
 """So many calls gathered in one turn of the event loop are worth a frame before the turn ends."""
+
+_UPLOADS_AT_ONCE: Final = 4
 
 
 class Dispatcher:
@@ -62,33 +69,43 @@ class Dispatcher:
         *,
         server_ns: int,
         max_open: int,
+        objects: Objects,
+        seeker: Seeker,
     ) -> None:
         self.name = name
         self.subjects = subjects
-        self.topology = Topology(subjects)
         self.is_closed = False
         self._connection = connection
         self._event_log = log
         self._clock = ServerClock(server_ns, time.monotonic_ns())
         self._loop = asyncio.get_running_loop()
+        self._objects = objects
         self._caller = Caller(
             name,
             secrets.randbits(SESSION_BITS),
             subjects,
             max_open=max_open,
             max_frame_bytes=log.max_record_bytes - 8192,
+            max_payload_bytes=objects.limit_bytes,
         )
-        self._routes: dict[tuple[str, str | None], tuple[Lane, str]] = {}
+        self.routes = Routes(name, log, subjects, self._clock, self._reroute)
+        self._firsts = Firsts(self._caller.links, seeker, tell=self._take, lost=self._lost)
+        self._targets: dict[tuple[str, str | None], tuple[Lane, str]] = {}
         self._subscriptions: list[Subscription] = []
-        self._following: Following | None = None
         self._ticker: asyncio.TimerHandle | None = None
         self._unlisten: Callable[[], None] | None = None
         self._background: set[asyncio.Task[None]] = set()
+        self._uploads = asyncio.Semaphore(_UPLOADS_AT_ONCE)
 
     @property
     def open_calls(self) -> dict[CallId, PendingCall]:
         """The calls that are open now."""
         return self._caller.open
+
+    @property
+    def topology(self) -> Topology:
+        """The routing table, as far as it has been read."""
+        return self.routes.topology
 
     # -- life -------------------------------------------------------------------------------------------
 
@@ -97,39 +114,9 @@ class Dispatcher:
         self._subscriptions = [
             await self._connection.subscribe(self.subjects.reply(self.name), self._on_reply)
         ]
-        self._following = await self._read_routes()
+        await self.routes.begin()
         self._unlisten = self._connection.on_event(self._on_event)
         self._tick()
-
-    async def _read_routes(self) -> Following:
-        """Read the routing table into a new topology, which takes the place of the former one when it is
-        whole.
-        """
-        topology = Topology(self.subjects)
-        following = await self._event_log.follow(
-            [self.subjects.topology], lambda record: self._on_topology(topology, record)
-        )
-        try:
-            await following.caught_up(_ROUTES_TIMEOUT_S)
-        except BaseException:
-            await following.stop()
-            raise
-        self.topology = topology
-        self._reroute()
-        return following
-
-    async def _reread_routes(self, failed: Following) -> None:
-        """Following ended by itself (the log was replaced, or part of it is gone): read the routes anew."""
-        _log.error("routes_lost", client=self.name, error=repr(failed.failure))
-        await failed.stop()
-        while not self.is_closed:
-            try:
-                self._following = await self._read_routes()
-            except AegisError as error:
-                _log.warning("routes_not_read", client=self.name, error=error.message)
-                await asyncio.sleep(_REREAD_S)
-            else:
-                return
 
     async def close(self) -> None:
         """Stop; what is open is over for its callers, though not for the log. Idempotent."""
@@ -148,8 +135,7 @@ class Dispatcher:
                 await lane.driver.close()
         for subscription in self._subscriptions:
             await subscription.unsubscribe()
-        if self._following is not None:
-            await self._following.stop()
+        await self.routes.close()
 
     async def _end_background(self) -> None:
         tasks = list(self._background)
@@ -157,6 +143,7 @@ class Dispatcher:
             task.cancel()
         if tasks:
             await asyncio.wait(tasks)
+        await self._firsts.close()
 
     # -- calling ----------------------------------------------------------------------------------------
 
@@ -167,6 +154,7 @@ class Dispatcher:
         kwargs: dict[str, Any],
         resource_id: str | None,
         timeout_s: float,
+        options: CallOptions | None = None,
     ) -> PendingCall:
         """Route a call and take it in; it goes out with the next frame to its group.
 
@@ -175,11 +163,11 @@ class Dispatcher:
         if self.is_closed:
             raise NotConnected(f"cannot call {target}: the client is closed; connect another one")
         try:
-            found = self._routes.get((target, resource_id)) if timeout_s > 0 else None
+            found = self._targets.get((target, resource_id)) if timeout_s > 0 else None
         except TypeError:  # not a number, or not text: below, what is wrong is named
             found = None
         lane, method = found or self._route(target, resource_id, timeout_s)
-        body = encode([list(args), kwargs])
+        body = body_of(args, kwargs)
         now_ns = time.monotonic_ns()
         pending = self._caller.submit(
             lane,
@@ -187,11 +175,22 @@ class Dispatcher:
             body,
             int(min(timeout_s, _LONGEST_TIMEOUT_S) * 1000),
             resource_id,
+            options,
             now_ns=now_ns,
             server_ms=self._clock.now_ns(now_ns) // 1_000_000,
         )
-        lane.driver.kick(now=len(lane.queue) >= _FLUSH_CALLS)
+        if pending.is_uploading:
+            self._spawn(self._upload(pending))
+        else:
+            lane.driver.kick(now=len(lane.queue) >= _FLUSH_CALLS)
         return pending
+
+    def drop(self, pending: PendingCall) -> bool:
+        """Keep a call from being sent; tells whether that was in time."""
+        is_dropped = self._caller.drop(pending, time.monotonic_ns())
+        if is_dropped:
+            self._over([pending])
+        return is_dropped
 
     def _route(self, target: str, resource_id: str | None, timeout_s: float) -> tuple[Lane, str]:
         if not _is_positive(timeout_s):
@@ -202,41 +201,67 @@ class Dispatcher:
         if resource_id is not None:
             check_resource(resource_id)
         lane = self._lane(service, route(self.topology, service, method, resource_id))
-        if len(self._routes) >= _MAX_ROUTES:
-            self._routes.clear()
-        self._routes[target, resource_id] = found = (lane, method)
+        if len(self._targets) >= _MAX_ROUTES:
+            self._targets.clear()
+        self._targets[target, resource_id] = found = (lane, method)
         return found
 
     def _lane(self, service: str, group: str) -> Lane:
         lane = self._caller.lane(service, group)
         if lane.driver is None:
-            source = _LaneSource(self, lane)
+            source = LaneSource(self, lane)
             lane.driver = GroupCommit(self._event_log, source, name=lane.subject, on_failure=source.failed)
             self._tune(lane)
+            if not lane.has_listener:
+                lane.has_listener = True
+                self._spawn(self._listen(lane))
         return lane
 
+    async def _listen(self, lane: Lane) -> None:
+        """Hear how long calls wait there."""
+
+        def hear(message: Message) -> None:
+            with suppress(MalformedPayload):
+                self._caller.on_hint(lane, decode_hint(message.payload), time.monotonic_ns())
+
+        subject = self.subjects.flow(lane.service, lane.group)
+        try:
+            self._subscriptions.append(await self._connection.subscribe(subject, hear))
+        except AegisError as error:  # it is a hint, and no call depends on it
+            _log.info("flow_unheard", subject=subject, error=error.message)
+
     def _tune(self, lane: Lane) -> None:
-        """Set what a lane needs to know of its group: the epoch, and for a pool over how many instances to
-        split.
+        """Set what a lane needs to know of its group: the epoch, whether it takes calls, and for a pool over
+        how many instances to split.
         """
         view = self.topology.group(lane.service, lane.group)
         if view is None:
             return
         lane.epoch = view.epoch
+        lane.congestion = view.congestion
         if view.name == POOL_GROUP:
             lane.max_calls = _POOL_FRAME_CALLS
             lane.spread = max(1, sum(1 for _ in view.ready()))
 
+    async def _upload(self, pending: PendingCall) -> None:
+        """Store large arguments, and send the call with a reference to them."""
+        lane = pending.lane
+        name = arguments_name(lane.service, lane.group, pending.call_id)
+        try:
+            async with self._uploads:
+                if pending.is_over:  # while it waited for its turn
+                    return
+                reference = await self._objects.put(name, pending.body)
+        except AegisError as error:
+            self._over(self._caller.on_upload_failed(pending, error, time.monotonic_ns()))
+            return
+        self._caller.on_uploaded(pending, encode_reference(reference), time.monotonic_ns())
+        _kick(lane)
+
     # -- what comes in ----------------------------------------------------------------------------------
 
-    def _on_topology(self, topology: Topology, record: Record) -> None:
-        self._clock.observe(record.timestamp_ns, time.monotonic_ns())
-        topology.apply(record)
-        if topology is self.topology:
-            self._reroute()
-
     def _reroute(self) -> None:
-        self._routes.clear()
+        self._targets.clear()
         for lane in self._caller.lanes.values():
             self._tune(lane)
 
@@ -249,23 +274,43 @@ class Dispatcher:
         except MalformedPayload as error:
             _log.warning("reply_unreadable", error=error.message)
             return 0
+        return self._take(outcomes)
+
+    def _take(self, outcomes: Sequence[WireOutcome]) -> int:
         concluded = self._caller.on_outcomes(outcomes)
         for pending in concluded:
             _wake(pending)
+        self._look_for_firsts()
         return len(concluded)
+
+    def _lost(self, first: CallId, error: AegisError) -> None:
+        self._over(self._caller.on_link_lost(first, error))
+
+    def _over(self, calls: Sequence[PendingCall]) -> None:
+        """Calls are over here without an outcome; others may go out now that waited for them."""
+        for pending in calls:
+            _wake(pending)
+            _kick(pending.lane)
+        self._look_for_firsts()
+
+    def _look_for_firsts(self) -> None:
+        """Outcomes of calls that others repeat are looked for in the log, if no reply brings them."""
+        fresh = self._caller.links.take_fresh()
+        if fresh and not self.is_closed:
+            self._firsts.look_for(fresh)
+        if self._firsts.is_busy:
+            self._firsts.tidy()
 
     def _on_event(self, event: ConnectionEvent) -> None:
         if isinstance(event, Connected):
             self._caller.on_reconnected(time.monotonic_ns())
 
     def _tick(self) -> None:
-        following = self._following
-        if following is not None and following.failure is not None:
-            self._following = None
-            self._spawn(self._reread_routes(following))
+        failed = self.routes.take_failed()
+        if failed is not None:
+            self._spawn(self.routes.reread(failed))
         tick = self._caller.on_tick(time.monotonic_ns())
-        for pending in tick.over:
-            _wake(pending)
+        self._over(tick.over)
         for lane, call_ids in tick.ask:
             self._spawn(self._ask(lane, call_ids))
         self._ticker = self._loop.call_later(_TICK_S, self._tick)
@@ -306,41 +351,20 @@ class Dispatcher:
 
     def gave_up(self, frame: CallsOut, error: AegisError, *, maybe_stored: bool) -> None:
         """A frame was not acknowledged in time, or cannot be stored."""
-        for pending in self._caller.on_gave_up(frame, error, maybe_stored=maybe_stored):
-            _wake(pending)
+        self._over(self._caller.on_gave_up(frame, error, maybe_stored=maybe_stored))
 
     def lane_failed(self, lane: Lane, error: BaseException) -> None:
         """A lane's group commit ended by a fault of ours: its calls end as unknown, and the next call makes
         another.
         """
         lane.driver = None
-        self._routes.clear()
-        for pending in self._caller.on_lane_failed(lane, error):
-            _wake(pending)
+        self._targets.clear()
+        self._over(self._caller.on_lane_failed(lane, error))
 
 
-class _LaneSource:
-    """What a lane's group commit asks for frames."""
-
-    def __init__(self, dispatcher: Dispatcher, lane: Lane) -> None:
-        self._dispatcher = dispatcher
-        self._lane = lane
-
-    def failed(self, error: BaseException) -> None:
-        self._dispatcher.lane_failed(self._lane, error)
-
-    def next_frame(self) -> OutFrame | None:
-        return self._dispatcher.next_frame(self._lane)
-
-    def acked(self, frame: OutFrame, appended: Appended) -> None:
-        self._dispatcher.acked(frame.content, appended.seq)
-
-    async def refused(self, frame: OutFrame, error: WrongSequence) -> OutFrame | None:
-        self._dispatcher.gave_up(frame.content, error, maybe_stored=False)
-        return None
-
-    def gave_up(self, frame: OutFrame, error: AegisError, *, maybe_stored: bool) -> None:
-        self._dispatcher.gave_up(frame.content, error, maybe_stored=maybe_stored)
+def _kick(lane: Lane) -> None:
+    if lane.queue and lane.driver is not None:  # else it failed, and the next call makes another
+        lane.driver.kick()
 
 
 def _is_positive(number: Any) -> bool:

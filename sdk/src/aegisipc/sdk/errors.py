@@ -10,6 +10,7 @@
     ├── PayloadTooLarge             the arguments are over the limit; nothing was sent
     ├── ResourceConflict            an instance names a resource that another group holds
     ├── ContractConflict            an instance offers other methods than its service has
+    ├── ContractMismatch            a stub does not fit what the service offers; nothing was submitted
     ├── InstanceRefused             the router refused an instance for a reason unknown here
     ├── InstanceReplaced            another process took the instance's id
     ├── ServiceDefinitionError      a service or stub that cannot be used as written
@@ -20,10 +21,13 @@
     └── CallError                   about one call; ``call_id`` says which
         ├── CallTimeout             no outcome in time; it may still come: attach(call_id)
         ├── CallExpired             its deadline passed before it started: it certainly never ran
+        ├── CallCancelled           it was cancelled; ``started`` says whether it had begun
+        ├── CallFinished            it cannot be cancelled any more: it has another outcome
         ├── CallInDoubt             it may have run, and nobody can know yet
         ├── CallUnknown             the log does not know this call
         └── CallFailed              it has an outcome, and that is an error
-            ├── DeadLettered        it took down every instance that began it; it is not begun again
+            ├── DeadLettered        it is given up, unless an operator lets it run again
+            ├── IdempotencyConflict its key belongs to a call with other arguments
             ├── InvalidArguments    the arguments do not fit the method; ``errors`` names the fields
             └── RemoteError         the handler raised, or its result does not fit; ``code`` says what
 """
@@ -53,16 +57,20 @@ __all__ = [
     "AckUnknown",
     "AegisError",
     "BadCredentials",
+    "CallCancelled",
     "CallError",
     "CallExpired",
     "CallFailed",
+    "CallFinished",
     "CallInDoubt",
     "CallTimeout",
     "CallUnknown",
     "ContractConflict",
+    "ContractMismatch",
     "DeadLettered",
     "EmitLimitExceeded",
     "EmitRefused",
+    "IdempotencyConflict",
     "InstanceRefused",
     "InstanceReplaced",
     "InvalidArguments",
@@ -176,6 +184,23 @@ class CallExpired(CallError):
     code = "call_expired"
 
 
+class CallCancelled(CallError):
+    """The call was cancelled on request. Fields: ``started`` (false: it certainly never ran; true: it had
+    begun, and its handler ended by the cancellation), ``author`` and ``reason`` of the request.
+    """
+
+    code = "call_cancelled"
+
+
+class CallFinished(CallError):
+    """The call cannot be cancelled: it has another outcome. Field ``state``: which, as in
+    ``aegis lifecycles`` (``succeeded``, ``failed``, ``expired``, ``duplicate``, ``dead_lettered``, …). For
+    ``duplicate``, ``first_call_id`` is the call that runs.
+    """
+
+    code = "call_finished"
+
+
 class CallInDoubt(CallError):
     """The call was started by an instance that is gone: nobody can know yet whether it ran.
 
@@ -198,11 +223,25 @@ class CallFailed(CallError):
 
 
 class DeadLettered(CallFailed):
-    """The call took down every instance that began it, and is not begun again. Fields: ``attempts`` (how
-    often it was begun, ``None`` if unknown), ``reason``, and ``recorded``, all details in the log.
+    """The call is given up. That is not final: an operator may let it run again, and ``settled`` or
+    ``attach`` then wait for what comes of it.
+
+    Fields: ``attempts`` (how often it was begun, ``None`` if unknown); ``reason``: ``"attempts"`` (each one
+    that its method's retries allow failed), ``"deadline"`` (there was no time for another), ``"poison"`` (it
+    took down every instance that began it) or ``""``; ``error``, the last one, as ``{"code", "message",
+    "details"}``, or ``None``; ``stack``, lines that say where it was raised; ``recorded``, all details in the
+    log.
     """
 
     code = "dead_lettered"
+
+
+class IdempotencyConflict(CallFailed):
+    """The idempotency key belongs to a call of another method, resource or arguments. Fields: ``key``,
+    ``first_call_id`` (the call that has it).
+    """
+
+    code = "idempotency_conflict"
 
 
 class InvalidArguments(CallFailed):
@@ -257,3 +296,11 @@ class ServiceError(Exception):
         self.code = code  # type: ignore[misc]  # an instance may carry a code of its own
         self.message = message
         self.details = details
+
+
+class ContractMismatch(AegisError):
+    """A method of a stub does not fit what the service offers, so nothing was submitted. Fields: ``service``,
+    ``method``, and ``differences``, a list of sentences.
+    """
+
+    code = "contract_mismatch"

@@ -135,8 +135,10 @@ class Incarnation:
             AckUnknown: no router answered, or the log did not.
         """
         await self.host.start()
+        patience_s = self._terms.join_timeout_s
+        contract_seq = await self.announcer.offer(self._service.schemas, patience_s=patience_s)
         self._is_registered = True
-        registered_seq = await self.announcer.say(self._registration(), patience_s=self._terms.join_timeout_s)
+        registered_seq = await self.announcer.say(self._registration(contract_seq), patience_s=patience_s)
         await self.vitals.start()
         await self._read_back(registered_seq)
         await self._until_known(
@@ -158,7 +160,7 @@ class Incarnation:
             "joined", service=self._service.name, group=self._terms.group, instance=self._terms.instance
         )
 
-    def _registration(self) -> InstanceRegistered:
+    def _registration(self, contract_seq: int) -> InstanceRegistered:
         return InstanceRegistered(
             incarnation=self.identity.incarnation,
             mode="pool" if self._terms.group == POOL_GROUP else "owned",
@@ -168,6 +170,8 @@ class Incarnation:
             pid=os.getpid(),
             version=VERSION,
             quarantined=self._is_quarantined(),
+            max_backlog=self._service.max_backlog,
+            contract_seq=contract_seq,
         )
 
     def _is_quarantined(self) -> bool:

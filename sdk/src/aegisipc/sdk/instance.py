@@ -22,6 +22,7 @@ from aegisipc.eventstore.errors import AegisError, NotConnected
 from aegisipc.eventstore.names import check_name, check_resource, default_group
 from aegisipc.eventstore.nats.connection import Connection
 from aegisipc.eventstore.nats.options import ConnectOptions
+from aegisipc.eventstore.objects import DEFAULT_MAX_OBJECT_BYTES
 from aegisipc.eventstore.streams import open_log
 from aegisipc.eventstore.subjects import subjects_of
 from aegisipc.sdk.connect_options import resolve_namespace, resolve_url
@@ -60,7 +61,8 @@ class InstanceOptions:
     the service's pool. ``instance`` is its id, else one is made up. ``pulse_ms`` is the time between
     heartbeats (10 to 10,000), ``join_timeout_s`` how long to wait for a router, ``drain_timeout_s`` how long
     running calls may take to end when the instance stops. With ``quarantine`` the instance accepts and queues
-    calls, and runs none until an operator resumes its group.
+    calls, and runs none until an operator resumes its group. ``max_payload_bytes`` bounds the arguments and
+    the result of a call; what does not fit in a frame goes through the object store.
     """
 
     url: str | None = None
@@ -72,6 +74,7 @@ class InstanceOptions:
     join_timeout_s: float = 30.0
     drain_timeout_s: float = 30.0
     quarantine: bool = False
+    max_payload_bytes: int = DEFAULT_MAX_OBJECT_BYTES
     on_ready: Callable[[Instance], None] | None = field(default=None, repr=False)
 
 
@@ -155,7 +158,9 @@ class Instance:
         name = f"aegis:{self.subjects.namespace}:{self.service.name}:{self.group}:{self.id}"
         self._connection = await Connection.open(ConnectOptions(url, name=name))
         log = await open_log(self._connection, self.subjects)
-        self._site = await open_site(self._connection, log, self.subjects)
+        self._site = await open_site(
+            self._connection, log, self.subjects, max_payload_bytes=self.options.max_payload_bytes
+        )
         await self._join()
 
     async def _unless_stopped(self, work: Coroutine[Any, Any, None]) -> bool:

@@ -7,17 +7,21 @@ import inspect
 import json
 import typing
 from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
 from typing import Any, Final, NamedTuple
 
 from pydantic import TypeAdapter, ValidationError
 from pydantic.errors import PydanticUserError
 
-from aegisipc.eventstore.codec import TypeCodec, decode, type_codec
+from aegisipc.eventstore.codec import BODY_LIMITS, TypeCodec, decode, type_codec
+from aegisipc.eventstore.contracts import fingerprint_of
 from aegisipc.eventstore.errors import CodecError
 from aegisipc.eventstore.events import Effect, MethodContract
-from aegisipc.eventstore.names import check_method
+from aegisipc.eventstore.names import wire_method
 from aegisipc.sdk.context import Context
 from aegisipc.sdk.errors import InvalidResult, ServiceDefinitionError
+from aegisipc.sdk.retry import Retry
+from aegisipc.sdk.shapes import Parameter, parameter_of, schemas_text
 
 _VARIADIC: Final = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 _BY_POSITION: Final = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
@@ -43,24 +47,25 @@ class ResultRejected(Exception):
     """The handler returned something else than it declares."""
 
 
-class Parameter(NamedTuple):
-    """A parameter that callers fill. ``default`` means something only if it is not required."""
-
-    name: str
-    codec: TypeCodec[Any]
-    required: bool
-    by_position: bool
-    by_name: bool
-    default: Any
-
-
 class Method:
-    """A handler with everything read off its signature once."""
+    """A handler with everything read off its signature once. ``name`` is its wire name: ``place``, or
+    ``place@2``.
+    """
 
-    def __init__(self, function: Callable[..., Any], *, name: str | None, effect: Effect) -> None:
+    def __init__(
+        self,
+        function: Callable[..., Any],
+        *,
+        name: str | None,
+        effect: Effect,
+        version: int = 1,
+        retry: Retry | None = None,
+    ) -> None:
         self.function = function
-        self.name = check_method(name or getattr(function, "__name__", ""))
+        self.name = wire_method(name or getattr(function, "__name__", ""), version)
+        self.version = version
         self.effect = effect
+        self.retry = _checked_retry(retry, self.name)
         self.is_async = inspect.iscoroutinefunction(function)
         self.context_name: str | None = None
         signature, hints = _signature_of(function, self.name)
@@ -109,14 +114,8 @@ class Method:
             raise ServiceDefinitionError(
                 f"cannot offer {self.name}(): parameter {parameter.name!r} has no annotation; annotate it"
             )
-        return Parameter(
-            parameter.name,
-            _codec(hints[parameter.name], f"parameter {parameter.name!r} of {self.name}()"),
-            parameter.default is inspect.Parameter.empty,
-            parameter.kind in _BY_POSITION,
-            parameter.kind is not inspect.Parameter.POSITIONAL_ONLY,
-            parameter.default,
-        )
+        codec = _codec(hints[parameter.name], f"parameter {parameter.name!r} of {self.name}()")
+        return parameter_of(parameter, codec)
 
     def _contract(self, signature: inspect.Signature, hints: Mapping[str, Any]) -> MethodContract:
         shape = hashlib.sha256()
@@ -132,6 +131,16 @@ class Method:
             signature=f"{self.name}({', '.join(shown)}) -> {_type_name(signature.return_annotation)}",
         )
 
+    @cached_property
+    def schemas(self) -> str:
+        """What it takes and returns, as text: see :mod:`aegisipc.eventstore.contracts`."""
+        return schemas_text(self.parameters, self._returns)
+
+    @cached_property
+    def offer(self) -> MethodContract:
+        """Its contract, with the fingerprint of its schemas."""
+        return self.contract.model_copy(update={"schemas": fingerprint_of(self.schemas)})
+
     def load(self, body: bytes) -> tuple[list[Any], dict[str, Any]]:
         """Read the arguments of a call.
 
@@ -139,7 +148,7 @@ class Method:
             ArgumentsRejected: they cannot be read or do not fit; names each field.
         """
         try:
-            args, kwargs = _args_and_kwargs(decode(body))
+            args, kwargs = _args_and_kwargs(decode(body, limits=BODY_LIMITS))
         except (CodecError, TypeError, ValueError) as error:
             raise ArgumentsRejected([FieldError("(arguments)", str(error), "malformed")]) from error
         if not kwargs and len(args) == len(self.parameters) == len(self._positional):
@@ -238,6 +247,14 @@ class Method:
             for p in self.parameters
             if p.required and p.name not in filled
         ]
+
+
+def _checked_retry(retry: object, name: str) -> Retry | None:
+    if retry is None or isinstance(retry, Retry):
+        return retry
+    raise ServiceDefinitionError(
+        f"cannot offer {name}() with retry={retry!r}: give a Retry, as in Retry(attempts=3)", option="retry"
+    )
 
 
 def _args_and_kwargs(given: Any) -> tuple[list[Any], dict[str, Any]]:

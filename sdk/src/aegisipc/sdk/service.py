@@ -5,17 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, Final, NoReturn, overload
 
-from aegisipc.eventstore.events import Contract, Effect
+from aegisipc.eventstore.contracts import pack
+from aegisipc.eventstore.errors import LimitExceeded
+from aegisipc.eventstore.events import DEFAULT_MAX_BACKLOG, Contract, Effect, ServiceContract
 from aegisipc.eventstore.names import check_name
 from aegisipc.sdk.errors import ServiceDefinitionError
 from aegisipc.sdk.health import HealthCheck
 from aegisipc.sdk.hooks import Hook, check_hook, check_seconds, name_of
 from aegisipc.sdk.method import Method
+from aegisipc.sdk.retry import Retry
 from aegisipc.sdk.state_definition import StateDefinition
 
-CALL_OPTIONS: Final = frozenset({"resource_id", "returns", "timeout"})
+CALL_OPTIONS: Final = frozenset({"idempotency_key", "priority", "resource_id", "returns", "timeout"})
 """Keyword arguments that every call has of its own: a method's parameter of that name could not be given."""
 
+_MOST_BACKLOG: Final = 10_000_000
 _MAX_HANGING_QUESTIONS: Final = 8
 _RECONCILE_SHAPE: Final = "async def find_out(doubt: Doubt) -> Executed | NotExecuted | None"
 
@@ -34,16 +38,30 @@ class Service:
             orders.run(resources=["acc_1"])
 
     ``max_running`` bounds how many calls one instance runs at once, ``threads`` how many of them may be plain
-    functions, which run in threads.
+    functions, which run in threads. ``max_backlog`` bounds how many calls of one group may be open before
+    clients are told to hold back.
     """
 
-    def __init__(self, name: str, *, max_running: int = 256, threads: int = 16) -> None:
+    def __init__(
+        self,
+        name: str,
+        *,
+        max_running: int = 256,
+        threads: int = 16,
+        max_backlog: int = DEFAULT_MAX_BACKLOG,
+    ) -> None:
         self.name = check_name(name, "service")
         if max_running < 1 or threads < 1:
             raise ServiceDefinitionError(
                 f"cannot run service {name!r} with no calls at once: max_running and threads are at least 1"
             )
+        if type(max_backlog) is not int or not 1 <= max_backlog <= _MOST_BACKLOG:
+            raise ServiceDefinitionError(
+                f"cannot run service {name!r} with max_backlog={max_backlog!r}: it is a whole number from 1 "
+                f"to {_MOST_BACKLOG}"
+            )
         self.max_running = max_running
+        self.max_backlog = max_backlog
         self.threads = threads
         self.methods: dict[str, Method] = {}
         self.state = StateDefinition(name)
@@ -54,10 +72,24 @@ class Service:
     def method[F: Callable[..., Any]](self, function: F, /) -> F: ...
     @overload
     def method[F: Callable[..., Any]](
-        self, function: None = None, /, *, effect: str = "once", name: str | None = None
+        self,
+        function: None = None,
+        /,
+        *,
+        effect: str = "once",
+        name: str | None = None,
+        version: int = 1,
+        retry: Retry | None = None,
     ) -> Callable[[F], F]: ...
     def method[F: Callable[..., Any]](
-        self, function: F | None = None, /, *, effect: str = "once", name: str | None = None
+        self,
+        function: F | None = None,
+        /,
+        *,
+        effect: str = "once",
+        name: str | None = None,
+        version: int = 1,
+        retry: Retry | None = None,
     ) -> F | Callable[[F], F]:
         """Offer a function as a method.
 
@@ -65,9 +97,13 @@ class Service:
         ``"idempotent"`` or ``"pure"``. The function may be ``async`` or plain; arguments and result are
         annotated with types Pydantic knows.
 
+        ``version`` lets a service offer several shapes of a method side by side: version 2 of ``place`` is
+        called as ``orders.place@2``. ``retry`` says how often it is run again if it raises, see
+        :class:`~aegisipc.sdk.retry.Retry`.
+
         Raises:
             ServiceDefinitionError: the signature cannot be offered, or the name is taken.
-            InvalidName: the function's name cannot be a method's.
+            InvalidName: the function's name cannot be a method's, or the version is none.
         """
         try:
             known = Effect(effect)
@@ -77,11 +113,11 @@ class Service:
             ) from None
 
         def register(target: F) -> F:
-            method = Method(target, name=name, effect=known)
+            method = Method(target, name=name, effect=known, version=version, retry=retry)
             _refuse_call_options(self.name, method)
             if method.name in self.methods:
                 raise ServiceDefinitionError(
-                    f"cannot offer {self.name}.{method.name} twice: give one of them another name"
+                    f"cannot offer {self.name}.{method.name} twice: give one of them another name or version"
                 )
             self.methods[method.name] = method
             return target
@@ -211,18 +247,34 @@ class Service:
         """Check what can only be checked once all is declared; done when an instance is made.
 
         Raises:
-            ServiceDefinitionError: it has no methods, or not all that a shared state needs.
+            ServiceDefinitionError: it has no methods, or so many that no record can hold their schemas, or
+                not all that a shared state needs.
         """
         if not self.methods:
             raise ServiceDefinitionError(
                 f"cannot run service {self.name!r}: it has no methods; add some with @service.method"
             )
         self.state.check()
+        _ = self.schemas
 
     @property
     def contract(self) -> Contract:
         """What the service promises, as it is registered."""
-        return {name: method.contract for name, method in self.methods.items()}
+        return {name: method.offer for name, method in self.methods.items()}
+
+    @property
+    def schemas(self) -> ServiceContract:
+        """What its methods take and return, as it is written into the log.
+
+        Raises:
+            ServiceDefinitionError: it is too large for a record.
+        """
+        try:
+            return pack({name: method.schemas for name, method in self.methods.items()})
+        except LimitExceeded as error:
+            raise ServiceDefinitionError(
+                f"cannot run service {self.name!r}: {error.message}", **error.details
+            ) from error
 
     async def serve(self, **options: Any) -> None:
         """Run an instance until it is cancelled or told to stop; see

@@ -5,42 +5,47 @@ from __future__ import annotations
 import inspect
 import re
 import typing
-from collections.abc import Awaitable, Callable, Iterable
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Coroutine, Iterable
+from typing import TYPE_CHECKING, Any, Final
 
-from aegisipc.eventstore.names import check_method, check_name
+from aegisipc.eventstore.names import check_method, check_name, wire_method
 from aegisipc.sdk.context import Context
 from aegisipc.sdk.errors import ServiceDefinitionError
+from aegisipc.sdk.fitting import Api, Expected, Fit
 from aegisipc.sdk.outcomes import codec_of
 from aegisipc.sdk.service import CALL_OPTIONS
 
 if TYPE_CHECKING:
     from aegisipc.sdk.client import Client
 
+_REMOTE: Final = "__aegis_remote__"
+
 
 class Stub:
     """Calls a service's methods: ``await stub.place(order)``."""
 
-    def __init__(
-        self, client: Client, service: str, returns: dict[str, Any] | None, options: dict[str, Any]
-    ) -> None:
+    def __init__(self, client: Client, api: Api, options: dict[str, Any]) -> None:
         self._client = client
-        self._service = service
-        self._returns = returns
+        self._api = api
         self._options = options
+        self._fit = Fit(client, api) if api.methods is not None else None
 
-    def __getattr__(self, method: str) -> Callable[..., Awaitable[Any]]:
+    def __getattr__(self, method: str) -> Callable[..., Coroutine[Any, Any, Any]]:
         if method.startswith("_"):
             raise AttributeError(method)
-        if self._returns is not None and method not in self._returns:
-            raise AttributeError(f"the protocol of service {self._service!r} has no method {method!r}")
-        check_method(method)
-        client, target, options = self._client, f"{self._service}.{method}", self._options
-        returns = self._returns[method] if self._returns is not None else None
+        methods, fit = self._api.methods, self._fit
+        if methods is not None and method not in methods:
+            raise AttributeError(f"the protocol of service {self._api.service!r} has no method {method!r}")
+        expected = methods[method] if methods is not None else None
+        name = check_method(method if expected is None else expected.name)
+        client, target, options = self._client, f"{self._api.service}.{name}", self._options
+        returns = None if expected is None else expected.returns
 
         async def call(*args: Any, **kwargs: Any) -> Any:
             if kwargs:
                 refuse_call_options(target, kwargs)
+            if fit is not None and expected is not None and not fit.is_known(expected):
+                await fit.check(expected, options.get("resource_id"), options.get("timeout"))
             return await client.call(target, *args, returns=returns, **options, **kwargs)
 
         call.__name__ = call.__qualname__ = method
@@ -48,20 +53,20 @@ class Stub:
         return call
 
     def __repr__(self) -> str:
-        return f"<stub of {self._service!r}>"
+        return f"<stub of {self._api.service!r}>"
 
 
 def stub_of(
-    client: Client, api: Any, *, name: str | None, resource_id: str | None, timeout: float | None
-) -> Any:
-    """Make a stub from a Protocol class or a service's name; see ``Client.service``."""
-    service, returns = read_api(api, name)
-    return Stub(client, service, returns, {"resource_id": resource_id, "timeout": timeout})
+    client: Client, api: Any, *, name: str | None, may_be_plain: bool = False, **options: Any
+) -> Stub:
+    """Make a stub from a Protocol class or a service's name; see ``Client.service``. `options` go with each
+    call.
+    """
+    return Stub(client, read_api(api, name, may_be_plain=may_be_plain), options)
 
 
-def read_api(api: Any, name: str | None, *, may_be_plain: bool = False) -> tuple[str, dict[str, Any] | None]:
-    """Return the service that `api` (a Protocol class, or a name) means, and the results' types by method
-    (``None``: not known).
+def read_api(api: Any, name: str | None, *, may_be_plain: bool = False) -> Api:
+    """Return the service that `api` (a Protocol class, or a name) means, and its methods, if they are known.
 
     With `may_be_plain`, a protocol's methods may also be declared without ``async``.
 
@@ -69,13 +74,35 @@ def read_api(api: Any, name: str | None, *, may_be_plain: bool = False) -> tuple
         ServiceDefinitionError: the protocol cannot be used.
     """
     if isinstance(api, str):
-        return check_name(name or api, "service"), None
+        return Api(check_name(name or api, "service"), api, None)
     if not _is_protocol(api):
         raise ServiceDefinitionError(
             f"cannot make a stub of {api!r}: give a Protocol class or the service's name"
         )
     service = name or getattr(api, "service_name", None) or _snake(api.__name__)
-    return check_name(service, "service"), _returns_of(api, may_be_plain=may_be_plain)
+    methods = _methods_of(api, may_be_plain=may_be_plain)
+    return Api(check_name(service, "service"), api.__name__, methods)
+
+
+def remote[F: Callable[..., Any]](name: str | None = None, /, *, version: int = 1) -> Callable[[F], F]:
+    """Say which method of the service a method of a Protocol is, if that is not its own name::
+
+        class OrdersApi(Protocol):
+            async def place(self, order: Order) -> Fill: ...
+
+            @remote("place", version=2)
+            async def place_in_parts(self, order: Order, parts: int) -> list[Fill]: ...
+
+    Raises:
+        InvalidName: no method can have that name, or the version is none.
+    """
+    wire_method(name or "m", version)
+
+    def mark(function: F) -> F:
+        setattr(function, _REMOTE, wire_method(name or function.__name__, version))
+        return function
+
+    return mark
 
 
 def refuse_call_options(target: str, names: Iterable[str]) -> None:
@@ -104,8 +131,8 @@ def _members_of(api: type) -> Iterable[str]:
     return members
 
 
-def _returns_of(api: type, *, may_be_plain: bool) -> dict[str, Any]:
-    returns = {}
+def _methods_of(api: type, *, may_be_plain: bool) -> dict[str, Expected]:
+    methods = {}
     for method in sorted(_members_of(api)):
         function = getattr(api, method, None)
         if not inspect.isfunction(function):
@@ -120,10 +147,12 @@ def _returns_of(api: type, *, may_be_plain: bool) -> dict[str, Any]:
             raise ServiceDefinitionError(
                 f"cannot make a stub of {api.__name__}: {method}() takes a Context, which callers do not give"
             )
-        refuse_call_options(f"{api.__name__}.{method}", inspect.signature(function).parameters)
-        returns[method] = hints.get("return")
-        codec_of(returns[method])
-    return returns
+        signature = inspect.signature(function)
+        refuse_call_options(f"{api.__name__}.{method}", signature.parameters)
+        returns = hints.get("return")
+        codec_of(returns)
+        methods[method] = Expected(getattr(function, _REMOTE, method), returns, signature, hints)
+    return methods
 
 
 def _snake(name: str) -> str:

@@ -42,13 +42,14 @@ from __future__ import annotations
 
 from aegisipc.eventstore.codec.decoding import decode
 from aegisipc.eventstore.codec.encoding import encode
-from aegisipc.eventstore.codec.limits import DEFAULT_LIMITS, Limits
+from aegisipc.eventstore.codec.limits import BODY_LIMITS, DEFAULT_LIMITS, Limits
 from aegisipc.eventstore.codec.typed import TypeCodec, type_codec
 
 pack = encode
 unpack = decode
 
 __all__ = [
+    "BODY_LIMITS",
     "DEFAULT_LIMITS",
     "Limits",
     "TypeCodec",

@@ -20,7 +20,7 @@ _ADDRESS: Final = re.compile(r" at 0x[0-9a-fA-F]+")
 _DIGEST_BYTES: Final = 16
 
 
-class _Describing(GenerateJsonSchema):
+class DescribingSchema(GenerateJsonSchema):
     """JSON schemas that describe in words what JSON cannot."""
 
     ignored_warning_kinds = {"skipped-choice", "non-serializable-default"}  # noqa: RUF012 - as the base class
@@ -34,8 +34,10 @@ class _Describing(GenerateJsonSchema):
 def fingerprint_of(tp: Any, adapter: TypeAdapter[Any]) -> str:
     """Hash of the JSON schema by field names, without its documentation; of the type's text without one."""
     try:
-        schema = adapter.json_schema(by_alias=False, schema_generator=_Describing, mode="validation")
-        text = json.dumps(_shape(schema), sort_keys=True, separators=(",", ":"), default=type_text)
+        schema = adapter.json_schema(by_alias=False, schema_generator=DescribingSchema, mode="validation")
+        text = json.dumps(
+            without_documentation(schema), sort_keys=True, separators=(",", ":"), default=type_text
+        )
     except Exception:  # noqa: BLE001 - schema generation runs foreign code; a type without one needs a name too
         text = type_text(tp)
     return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=_DIGEST_BYTES).hexdigest()
@@ -51,9 +53,10 @@ def type_text(tp: Any) -> str:
     return _ADDRESS.sub("", repr(tp))
 
 
-def _shape(node: Any) -> Any:
+def without_documentation(node: Any) -> Any:
+    """Return a schema without what is only for people."""
     if isinstance(node, list):
-        return [_shape(item) for item in node]
+        return [without_documentation(item) for item in node]
     if not isinstance(node, dict):
         return node
     return {key: _shape_of_entry(key, value) for key, value in node.items() if key not in _DOCUMENTATION}
@@ -63,5 +66,5 @@ def _shape_of_entry(key: str, value: Any) -> Any:
     if key in _DATA:
         return value
     if key in _NAMED_SCHEMAS and isinstance(value, dict):
-        return {name: _shape(schema) for name, schema in value.items()}
-    return _shape(value)
+        return {name: without_documentation(schema) for name, schema in value.items()}
+    return without_documentation(value)

@@ -23,3 +23,6 @@ class Limits:
 
 
 DEFAULT_LIMITS = Limits()
+
+BODY_LIMITS = Limits(max_bytes=1 << 30)
+"""For arguments and results: how large they may be is decided where they are stored."""

@@ -71,6 +71,11 @@ class TypeCodec[T]:
         return plain
 
     @property
+    def adapter(self) -> TypeAdapter[T]:
+        """What Pydantic made of the type."""
+        return self._adapter
+
+    @property
     def fingerprint(self) -> str:
         """A stable name of the type's shape: 32 hex digits, the same in every process."""
         if self._fingerprint is None:

@@ -119,23 +119,27 @@ class CallChart(StateMachine):
             CallState.FAILED,
             CallState.EXPIRED,
             CallState.CANCELLED,
-            CallState.DEAD_LETTERED,
+            CallState.DUPLICATE,
+            CallState.DISCARDED,
         },
     )
 
     claimed = at.STARTED.from_(at.ACCEPTED, at.RETRY_WAIT)
     retry_scheduled = at.RETRY_WAIT.from_(at.ACCEPTED, at.STARTED, at.RETRY_WAIT)
-    retry_due = at.RETRY_WAIT.to(at.ACCEPTED)
     doubted = at.STARTED.to(at.IN_DOUBT)
     resolved_not_executed = at.IN_DOUBT.to(at.ACCEPTED)
     # Said with the outcome that follows it in the same frame.
     resolved_executed = at.IN_DOUBT.to.itself()
 
-    succeeded = at.SUCCEEDED.from_.any()
-    failed = at.FAILED.from_.any()
+    succeeded = at.SUCCEEDED.from_(at.ACCEPTED, at.STARTED, at.RETRY_WAIT, at.IN_DOUBT)
+    failed = at.FAILED.from_(at.ACCEPTED, at.STARTED, at.RETRY_WAIT, at.IN_DOUBT)
+    duplicated = at.ACCEPTED.to(at.DUPLICATE)
     expired = at.EXPIRED.from_(at.ACCEPTED, at.RETRY_WAIT)
-    cancelled = at.CANCELLED.from_.any()
-    dead_lettered = at.DEAD_LETTERED.from_.any()
+    cancelled = at.CANCELLED.from_(at.ACCEPTED, at.STARTED, at.RETRY_WAIT)
+
+    dead_lettered = at.DEAD_LETTERED.from_(at.ACCEPTED, at.STARTED, at.RETRY_WAIT)
+    requeued = at.DEAD_LETTERED.to(at.ACCEPTED)
+    discarded = at.DEAD_LETTERED.to(at.DISCARDED)
 
 
 class RouterChart(StateMachine):

@@ -181,14 +181,15 @@ call's outcome, for every reader and for ever: nothing leads out of a final stat
 Only `once` methods are claimed before they run. The start of an `idempotent` or `pure` call is not
 recorded, so such a call goes from `accepted` or `retry_wait` straight to what came of the attempt.
 
-The pen holder is the active instance, or in a pool the worker that took the call.
+A call with an idempotency key that is another call's already, with the same payload, ends as a duplicate:
+the other call's outcome is its own.
 
-Retries and cancellation are in the chart; nothing writes them yet.""",
+The pen holder is the active instance, or in a pool the worker that took the call.""",
     states={
         CallState.ACCEPTED: "In the log, without an outcome, and no claim is open on it.",
         CallState.STARTED: "Claimed: from here on its `once` method may have run.",
-        CallState.RETRY_WAIT: "An attempt failed in a way that allows another, which is due later. Not "
-        "reached yet.",
+        CallState.RETRY_WAIT: "An attempt failed in a way that allows another, which is due later; when, is "
+        "in the log. It keeps the turn of its resource.",
         CallState.IN_DOUBT: "Nobody can know whether its `once` method ran. It is not run again until the "
         "service's `reconcile` hook, the late word of the instance that claimed it, or an operator resolves "
         "the doubt.",
@@ -198,17 +199,19 @@ Retries and cancellation are in the chart; nothing writes them yet.""",
         "not started and ends so too; its caller is told that it expired.",
         CallState.EXPIRED: "Final: its deadline passed before it started. An `idempotent` or `pure` call "
         "that an earlier holder may have begun ends so too, and its record says that.",
-        CallState.CANCELLED: "Final: cancelled on request. If it had been claimed, it may have run. Not "
-        "reached yet.",
-        CallState.DEAD_LETTERED: "Final: given up, because every instance that began it went down; the "
-        "reason is in the log.",
+        CallState.CANCELLED: "Final: cancelled on request. Its record says whether it had started; if so, it "
+        "may have done a part of its work.",
+        CallState.DUPLICATE: "Final: its idempotency key belongs to an earlier call with the same payload, "
+        "whose outcome is its own.",
+        CallState.DEAD_LETTERED: "Given up: its last attempt failed, or every instance that began it went "
+        "down; the reason is in the log. Callers are told so. An operator may let it run again.",
+        CallState.DISCARDED: "Final: a dead letter that an operator has put away.",
     },
     events={
         CallEvent.CLAIMED: Recorded("pen holder", "A `once` call is about to start."),
         CallEvent.RETRY_SCHEDULED: Recorded(
-            _NOBODY, "The attempt failed; when the next is due. Not written yet."
+            "pen holder", "An attempt failed; which one, how, and when the next is due."
         ),
-        CallEvent.RETRY_DUE: Recorded(_NOBODY, "The time of the next attempt has come. Not written yet."),
         CallEvent.DOUBTED: Recorded(
             "pen holder",
             "It was claimed in an earlier epoch, or by a worker that is gone, and has no outcome.",
@@ -225,10 +228,21 @@ Retries and cancellation are in the chart; nothing writes them yet.""",
         CallEvent.SUCCEEDED: Recorded("pen holder", "The method's result."),
         CallEvent.FAILED: Recorded("pen holder", "The method's error."),
         CallEvent.EXPIRED: Recorded("pen holder", "The deadline has passed."),
-        CallEvent.CANCELLED: Recorded(_NOBODY, "The client or an operator asked for it. Not written yet."),
-        CallEvent.DEAD_LETTERED: Recorded(
-            "pen holder", "It took down every instance that began it alone, three times."
+        CallEvent.CANCELLED: Recorded(
+            "pen holder",
+            "A client or an operator asked for it in time. Says who, and whether it had started.",
         ),
+        CallEvent.DUPLICATED: Recorded(
+            "pen holder", "Its idempotency key is that of an earlier call; which one."
+        ),
+        CallEvent.DEAD_LETTERED: Recorded(
+            "pen holder",
+            "Its last attempt failed, or it took down every instance that began it alone, three times.",
+        ),
+        CallEvent.REQUEUED: Recorded(
+            "pen holder", "An operator wants the dead letter to run again. Says who, and why."
+        ),
+        CallEvent.DISCARDED: Recorded("pen holder", "An operator has put the dead letter away."),
     },
     drawings=(
         Drawing(
@@ -237,7 +251,6 @@ Retries and cancellation are in the chart; nothing writes them yet.""",
                 {
                     CallEvent.CLAIMED,
                     CallEvent.RETRY_SCHEDULED,
-                    CallEvent.RETRY_DUE,
                     CallEvent.DOUBTED,
                     CallEvent.RESOLVED_NOT_EXECUTED,
                     CallEvent.RESOLVED_EXECUTED,
@@ -249,7 +262,16 @@ Retries and cancellation are in the chart; nothing writes them yet.""",
         ),
         Drawing(
             sources=frozenset(CallState),
-            events=frozenset({CallEvent.EXPIRED, CallEvent.CANCELLED, CallEvent.DEAD_LETTERED}),
+            events=frozenset(
+                {
+                    CallEvent.EXPIRED,
+                    CallEvent.CANCELLED,
+                    CallEvent.DUPLICATED,
+                    CallEvent.DEAD_LETTERED,
+                    CallEvent.REQUEUED,
+                    CallEvent.DISCARDED,
+                }
+            ),
             caption="To an end without one:",
         ),
     ),

@@ -75,7 +75,9 @@ class CallState(StrEnum):
     FAILED = "failed"
     EXPIRED = "expired"
     CANCELLED = "cancelled"
+    DUPLICATE = "duplicate"
     DEAD_LETTERED = "dead_lettered"
+    DISCARDED = "discarded"
 
 
 class CallEvent(StrEnum):
@@ -83,7 +85,6 @@ class CallEvent(StrEnum):
 
     CLAIMED = "claimed"
     RETRY_SCHEDULED = "retry_scheduled"
-    RETRY_DUE = "retry_due"
     DOUBTED = "doubted"
     RESOLVED_NOT_EXECUTED = "resolved_not_executed"
     RESOLVED_EXECUTED = "resolved_executed"
@@ -91,7 +92,10 @@ class CallEvent(StrEnum):
     FAILED = "failed"
     EXPIRED = "expired"
     CANCELLED = "cancelled"
+    DUPLICATED = "duplicated"
     DEAD_LETTERED = "dead_lettered"
+    REQUEUED = "requeued"
+    DISCARDED = "discarded"
 
 
 class RouterState(StrEnum):

@@ -45,6 +45,8 @@ from aegisipc.router.domain.commands import Desk
 from aegisipc.router.domain.decide import Decision, Policy, RouterIdentity, decide, elect, leads
 from aegisipc.router.domain.pulses import PulseBoard
 from aegisipc.router.domain.state import RouterState
+from aegisipc.router.infrastructure.durability import DurabilityDesk, tell_durability
+from aegisipc.router.infrastructure.sweeping import Sweeper, SweepOptions
 
 _log = structlog.get_logger("aegisipc.router")
 
@@ -74,7 +76,7 @@ class RouterOptions:
     """How to run a router. ``id`` defaults to a made-up one; ``log`` says how the streams are made, if they
     are missing; its records must not age out. ``system_url`` carries credentials of the system account,
     through which servers tell of connections that end. Live instances are probed every ``probe_ms`` (0: not
-    at all).
+    at all). ``sweep`` says when large bodies are removed (``None``: never).
     """
 
     url: str
@@ -84,6 +86,7 @@ class RouterOptions:
     policy: Policy = field(default_factory=Policy)
     system_url: str | None = field(default=None, repr=False)
     probe_ms: int = DEFAULT_PROBE_MS
+    sweep: SweepOptions | None = field(default_factory=SweepOptions)
 
 
 class Router:
@@ -110,6 +113,8 @@ class Router:
         self._subscriptions: list[Subscription] = []
         self._tasks: list[asyncio.Task[None]] = []
         self._commands: Commands | None = None
+        self._sweeper: Sweeper | None = None
+        self._servers: DurabilityDesk | None = None
         self.hints = Hints(self.subjects, self.state, self.board, self.me, self._wake.set)
 
     # -- life -------------------------------------------------------------------------------------------
@@ -137,8 +142,11 @@ class Router:
             if self.options.system_url is not None:
                 await self.hints.listen(self.options.system_url)
             await self._replay(self._connection)
+            self._servers = await tell_durability(self._connection, self.subjects, self.options, self.me.id)
             if self.options.probe_ms:
                 self.hints.probe(self._connection, self.options.probe_ms)
+            if self.options.sweep is not None:
+                self._sweep(self._connection, self.options.sweep)
         except BaseException:
             await self.stop()
             raise
@@ -172,6 +180,16 @@ class Router:
             "replayed", router=self.me.id, position=self.state.position, seconds=round(self.replay_s, 3)
         )
 
+    def _sweep(self, connection: Connection, options: SweepOptions) -> None:
+        self._sweeper = Sweeper(
+            connection,
+            self.subjects,
+            is_leading=lambda: leads(self.state, self.me),
+            now_ns=lambda: self.board.now_ns,
+            options=options,
+        )
+        self._sweeper.start()
+
     async def stop(self) -> None:
         """Resign if leading, and disconnect."""
         for task in self._tasks:
@@ -179,6 +197,10 @@ class Router:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self._tasks = []
         await self.hints.stop()
+        if self._sweeper is not None:
+            await self._sweeper.stop()
+        if self._servers is not None:
+            await self._servers.stop()
         if self._commands is not None:
             await self._commands.stop()
         if self._connection is not None:
@@ -344,6 +366,7 @@ class Router:
             "refused": self.refused,
             "skipped": self.skipped,
             **self.hints.status(),
+            "objects": self._sweeper.status() if self._sweeper is not None else None,
             "open_calls": {place: count.open for place, count in counts.items()},
             "claimed": {place: count.claimed for place, count in counts.items()},
             "doubts": {place: count.doubts for place, count in counts.items()},

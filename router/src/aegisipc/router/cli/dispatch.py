@@ -31,6 +31,9 @@ OWN = {
     "verify": "aegisipc.router.cli.verify:VERB",
     "log": "aegisipc.router.cli.log:VERB",
     "doubt": "aegisipc.router.cli.doubt:VERB",
+    "dlq": "aegisipc.router.cli.dlq:VERB",
+    "calls": "aegisipc.router.cli.calls:VERB",
+    "contract": "aegisipc.router.cli.contract:VERB",
 }
 """Where the verbs of this distribution are. ``aegis --help`` shows them in this order."""
 

@@ -117,10 +117,20 @@ def _row(status: Status, group: GroupView, width: int) -> list[object]:
         _who(active, width, nobody="nobody"),
         _who(others, width, nobody="-"),
         ago(max(ages)) if ages else None,
-        status.open_calls(group),
+        _open(status, group),
         Cell(str(doubts), "red") if doubts else doubts,
         _fit(sorted(group.resources), width if width == _WIDTHS[0] else width * 3 // 4),
     ]
+
+
+def _open(status: Status, group: GroupView) -> Cell | None:
+    """How many calls are open, of how many if that is too many, and how many of them wait for their turn."""
+    count = status.open_calls(group)
+    if count is None:
+        return None
+    text = str(count) if group.congestion is None else f"{count}/{group.congestion.limit}"
+    waiting = status.waiting(group)
+    return Cell(f"{text} ({waiting} wait)" if waiting else text, "red" if group.congestion else "")
 
 
 def _who(instances: list[InstanceView], width: int, nobody: str) -> Cell:
@@ -181,6 +191,12 @@ def _of_group(status: Status, group: GroupView) -> Iterator[str]:
         yield f"paused by {group.paused_by} (aegis resume {group.service}/{group.name})"
     if group.mode != "pool" and group.holder is None and _matters(status, group):
         yield f"nobody holds the pen, for {_since(status, group.since_ns)}: {group.cause}"
+    if group.congestion is not None:
+        full = group.congestion
+        yield (
+            f"congested, for {_since(status, full.since_ns)}: {full.open} calls were open, of {full.limit} "
+            f"at most; clients refuse calls, and are to try again after {full.retry_after_ms / 1000:g} s"
+        )
     doubts = status.doubts(group)
     if doubts:
         are = "call is" if doubts == 1 else "calls are"

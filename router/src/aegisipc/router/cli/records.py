@@ -5,6 +5,7 @@ What an event means is not checked here: facts that this version does not know a
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -13,12 +14,21 @@ import msgpack  # type: ignore[import-untyped]
 from aegisipc.eventstore.cli.output import Paint, printable
 from aegisipc.eventstore.codec import decode
 from aegisipc.eventstore.errors import CodecError, MalformedPayload
-from aegisipc.eventstore.frames import CALLS_TYPE, NO_CALL, PEN_TYPE, Mark, decode_calls, decode_pen
+from aegisipc.eventstore.frames import (
+    CALLS_TYPE,
+    NO_CALL,
+    PEN_TYPE,
+    CallEntry,
+    Mark,
+    decode_calls,
+    decode_pen,
+)
 from aegisipc.eventstore.group_snapshots import SNAPSHOT_TYPE, decode_snapshot
 from aegisipc.eventstore.ids import CallId, format_call_id
 from aegisipc.eventstore.jetstream_api import format_time
+from aegisipc.eventstore.keys import SEGMENT_TYPE, decode_segment
 from aegisipc.eventstore.log import Record
-from aegisipc.eventstore.subjects import CALL, EVIDENCE, PEN, STATE, Place, Subjects
+from aegisipc.eventstore.subjects import CALL, CONCLUSIONS, EVIDENCE, KEYS, STATE, Place, Subjects
 from aegisipc.router.cli import sayings
 
 _LONGEST: Final = 200
@@ -29,6 +39,9 @@ _STYLE_OF_KIND: Final = {
     "call": "dim",
     "evidence": "yellow",
     "state": "dim",
+    "keys": "dim",
+    "dead": "yellow",
+    "cancel": "yellow",
 }
 _OPEN_CALLS: Final = 4
 """Where a snapshot's dump of the calls has the open ones."""
@@ -86,16 +99,18 @@ def _event(plain: Plain) -> str:
 def _content(record: Record, place: Place) -> Plain:
     if place.kind == CALL:
         calls = decode_calls(record.payload, bodies=False)
-        entries = [e._asdict() | {"call_id": format_call_id(e.call_id)} for e in calls.entries]
+        entries = [_call_plain(entry) for entry in calls.entries]
         head = {"session": calls.session, "number": calls.number, "epoch": calls.epoch}
         return {"type": CALLS_TYPE, **head, "entries": entries}
-    if place.kind in (PEN, EVIDENCE):
+    if place.kind in CONCLUSIONS or place.kind == EVIDENCE:
         pen = decode_pen(record.payload)
         marks = [_entry(*entry, body) for entry, body in zip(pen.entries, pen.bodies, strict=True)]
         head = {"session": pen.session, "number": pen.number, "epoch": pen.epoch}
         return {"type": PEN_TYPE, **head, "entries": marks}
     if place.kind == STATE:
         return _snapshot(record.payload)
+    if place.kind == KEYS:
+        return _segment(record.payload)
     try:
         type_name, data = msgpack.unpackb(record.payload)
     except (ValueError, TypeError, msgpack.UnpackException, RecursionError) as error:
@@ -103,6 +118,24 @@ def _content(record: Record, place: Place) -> Plain:
     if not isinstance(type_name, str) or not isinstance(data, dict):
         raise MalformedPayload("cannot read this record: it is not [type, data]")
     return {"type": type_name, "data": data}
+
+
+def _call_plain(entry: CallEntry) -> Plain:
+    plain = entry._asdict() | {"call_id": format_call_id(entry.call_id)}
+    options = plain.pop("options")
+    return plain if options is None else plain | options._asdict()
+
+
+def _segment(payload: bytes) -> Plain:
+    segment = decode_segment(payload)
+    return {
+        "type": SEGMENT_TYPE,
+        "session": segment.session,
+        "epoch": segment.epoch,
+        "since": segment.since,
+        "covers": segment.covers,
+        "keys": len(segment.entries),
+    }
 
 
 def _entry(mark: Mark, call_id: CallId, body: bytes | None) -> Plain:
@@ -113,6 +146,11 @@ def _entry(mark: Mark, call_id: CallId, body: bytes | None) -> Plain:
         return entry | {"says": (body or b"").hex()}
     if mark is Mark.EMITTED:
         return entry | {"event": _event_name(_said(body))}
+    if mark is Mark.DUPLICATE and body is not None and len(body) == len(NO_CALL):
+        return entry | {"says": format_call_id(body)}
+    if mark is Mark.REQUEUED:
+        said = _said(body)
+        return entry | {"says": {**said, "call": None} if isinstance(said, dict) else said}
     return entry | {"says": _said(body)} if sayings.says_more(name) else entry
 
 
@@ -150,12 +188,15 @@ def _snapshot(payload: bytes) -> Plain:
 def _essence(plain: Plain) -> str:
     if "error" in plain:
         return printable(str(plain["error"]))
-    if plain["type"] == CALLS_TYPE:
-        return sayings.of_calls(plain["entries"], plain["who"])
     if plain["type"] == PEN_TYPE and plain["kind"] == EVIDENCE:
         return sayings.of_evidence(plain["entries"], plain["who"])
-    if plain["type"] == PEN_TYPE:
-        return sayings.of_marks(plain["entries"], plain["epoch"])
-    if plain["type"] == SNAPSHOT_TYPE:
-        return sayings.of_snapshot(plain)
-    return sayings.of_event(_event(plain), plain["data"])
+    say = _OF_FRAMES.get(plain["type"])
+    return say(plain) if say is not None else sayings.of_event(_event(plain), plain["data"])
+
+
+_OF_FRAMES: Final[Mapping[str, Callable[[Plain], str]]] = {
+    CALLS_TYPE: lambda plain: sayings.of_calls(plain["entries"], plain["who"]),
+    PEN_TYPE: lambda plain: sayings.of_marks(plain["entries"], plain["epoch"]),
+    SNAPSHOT_TYPE: sayings.of_snapshot,
+    SEGMENT_TYPE: sayings.of_segment,
+}

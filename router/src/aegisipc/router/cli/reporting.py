@@ -70,6 +70,13 @@ class Status:
         """How many calls of the group are claimed and have no outcome; only a router knows."""
         return self._count(group, "claimed", "")
 
+    def waiting(self, group: GroupView) -> int | None:
+        """How many calls wait for their turn at the instances that run them, as these say themselves."""
+        active = [i for i in group.live() if group.mode == "pool" or i.id == group.holder]
+        told = [pulse.count("waiting") for i in active if (pulse := self.pulse(i)) is not None]
+        known = [count for count in told if count is not None]
+        return sum(known) if known else None
+
     def fenced(self, instance: InstanceView) -> int | None:
         """How many frames of this run of the instance the fence has refused, as it says itself."""
         pulse = self.pulses.get(_key(instance))
@@ -236,6 +243,7 @@ def _complete(status: Status, view: GroupView, plain: dict[str, Any]) -> None:
     """Add to a group what is not in the log."""
     plain["open_calls"] = status.open_calls(view)
     plain["claimed"] = status.claimed(view)
+    plain["waiting"] = status.waiting(view)
     plain["doubts"] = status.doubts(view)
     for name, instance in plain["instances"].items():
         found = view.instances[name]

@@ -101,7 +101,7 @@ class Resolving:
                 return history.resolution.seq  # only the answer was lost
             is_hopeless = isinstance(trouble, NoResponders) and history.holder[0] is None  # so in a pool
             if is_hopeless or give_up_at - loop.time() <= _RETRY_S:
-                raise trouble if isinstance(trouble, Refused) else _no_holder(history, trouble)
+                raise trouble if isinstance(trouble, Refused) else no_holder(history, trouble)
             await asyncio.sleep(_RETRY_S)
 
     async def _read(self, command: Plain | None = None, doubt_seq: int = 0) -> CallHistory:
@@ -139,7 +139,10 @@ def _not_in_doubt(history: CallHistory) -> NotInDoubt:
     )
 
 
-def _no_holder(history: CallHistory, trouble: AegisError) -> NoHolder:
+def no_holder(
+    history: CallHistory, trouble: AegisError, what: str = "resolve", look_with: str = "aegis doubt show"
+) -> NoHolder:
+    """Return the error for an operator whose word nobody could record."""
     call, (holder, epoch) = history.call, history.holder
     if history.is_pool:
         why = "no worker of the pool answers"
@@ -148,9 +151,9 @@ def _no_holder(history: CallHistory, trouble: AegisError) -> NoHolder:
     else:
         why = f"{holder}, which holds the pen in epoch {epoch}, does not answer"
     if isinstance(trouble, AckUnknown):
-        why += "; it may be recorded all the same (aegis doubt show tells)"
+        why += f"; it may be recorded all the same ({look_with} tells)"
     return NoHolder(
-        f"cannot resolve call {format_call_id(call.call_id)}: {why} for {call.service}/{call.group}; start "
+        f"cannot {what} call {format_call_id(call.call_id)}: {why} for {call.service}/{call.group}; start "
         "an instance that serves it (aegis serve), and try again",
         service=call.service,
         group=call.group,

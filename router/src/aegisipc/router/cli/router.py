@@ -17,12 +17,32 @@ def configure(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--max-bytes", type=int, default=0, metavar="N", help="size limit of the log (default: 0, none)"
     )
+    _add_object_options(parser)
     add_policy_options(parser)
     _add_hint_options(parser)
     add_json_option(parser)
     add_connection_options(parser)
     add_wait_option(parser)
     parser.set_defaults(usage_error=parser.error)
+
+
+def _add_object_options(parser: ArgumentParser) -> None:
+    """Add what is about bodies too large for a message."""
+    parser.add_argument(
+        "--objects-max-bytes",
+        type=int,
+        default=0,
+        metavar="N",
+        help="size limit of the store of large bodies (default: 0, none)",
+    )
+    parser.add_argument(
+        "--objects-grace-s",
+        type=int,
+        default=3600,
+        metavar="S",
+        help="large arguments are removed so long after they were stored, if their call is over (default: "
+        "%(default)s)",
+    )
 
 
 def add_policy_options(parser: ArgumentParser) -> None:
@@ -76,6 +96,8 @@ def run(args: Namespace) -> int:
         args.usage_error("--probe-ms is 0 (never) or more")
     if args.replicas < 1 or args.max_bytes < 0:
         args.usage_error("--replicas is at least 1; --max-bytes is 0 or more")
+    if args.objects_max_bytes < 0 or args.objects_grace_s < 0:
+        args.usage_error("--objects-max-bytes and --objects-grace-s are 0 or more")
 
     from aegisipc.eventstore.cli.running import run_async  # noqa: PLC0415 - see eventstore.cli
     from aegisipc.router.cli.routing import route  # noqa: PLC0415 - heavy

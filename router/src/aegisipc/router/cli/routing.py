@@ -16,6 +16,7 @@ from aegisipc.eventstore.nats.options import ConnectOptions
 from aegisipc.eventstore.streams import LogOptions
 from aegisipc.router.application.router import Router, RouterOptions
 from aegisipc.router.domain.decide import Policy
+from aegisipc.router.infrastructure.sweeping import SweepOptions
 
 _LOOK_S: Final = 0.2
 
@@ -26,7 +27,10 @@ async def route(args: Namespace) -> int:
         args.url,
         args.namespace,
         id=args.name,
-        log=LogOptions(replicas=args.replicas, max_bytes=args.max_bytes),
+        log=LogOptions(
+            replicas=args.replicas, max_bytes=args.max_bytes, objects_max_bytes=args.objects_max_bytes
+        ),
+        sweep=SweepOptions(grace_s=args.objects_grace_s),
         policy=Policy(suspect_after_ms=args.suspect_after_ms, lost_after_ms=args.lost_after_ms),
         system_url=args.system_url,
         probe_ms=args.probe_ms,

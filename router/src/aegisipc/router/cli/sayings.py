@@ -26,11 +26,12 @@ TROUBLE: Final = frozenset(
         "instance.unhealthy",
         "group.handover_cancelled",
         "group.paused",
+        "group.congested",
     }
 )
 """Events that somebody on call looks for."""
 
-TROUBLING_MARKS: Final = frozenset({"in_doubt", "dead_lettered", "attempted"})
+TROUBLING_MARKS: Final = frozenset({"in_doubt", "dead_lettered", "attempted", "retry_scheduled"})
 
 
 def of_event(event: str, data: Plain) -> str:
@@ -89,6 +90,12 @@ def of_snapshot(plain: Plain) -> str:
     return f"up to sequence {plain['covers']}: {held} (epoch {plain['epoch']})"
 
 
+def of_segment(plain: Plain) -> str:
+    """Say what a segment of the index of keys holds."""
+    keys = "key" if plain["keys"] == 1 else "keys"
+    return f"{plain['keys']} idempotency {keys}, up to sequence {plain['covers']} (epoch {plain['epoch']})"
+
+
 # -- marks ----------------------------------------------------------------------------------------------
 
 
@@ -122,6 +129,24 @@ def _resolved(what: str) -> Callable[[Any], str]:
     return say
 
 
+def _decided_by(what: str) -> Callable[[Any], str]:
+    def say(says: Any) -> str:
+        return f"{what}, says {says.get('author')}{_why(says)}" if isinstance(says, dict) else what
+
+    return say
+
+
+def _duplicate(says: Any) -> str:
+    return f"has the idempotency key of call {says}"
+
+
+def _retry_scheduled(says: Any) -> str:
+    match says:
+        case {"attempt": attempt, "error": {"code": code, "message": message}}:
+            return f"failed in attempt {attempt}, and is tried again ({code}: {message})"
+    return "failed, and is tried again"
+
+
 def _message(says: Any) -> str:
     return str(says.get("message")) if isinstance(says, dict) else str(says)
 
@@ -133,6 +158,11 @@ _MARKS: Final[Mapping[str, Callable[[Any], str]]] = {
     "attempted": _attempted,
     "checked": _checked,
     "dead_lettered": _dead_lettered,
+    "duplicate": _duplicate,
+    "retry_scheduled": _retry_scheduled,
+    "requeued": _decided_by("is requeued"),
+    "discarded": _decided_by("is discarded"),
+    "cancelled": lambda says: f"is cancelled: {_message(says)}",
 }
 """Marks that are rare, and say more than that they are there."""
 
@@ -206,7 +236,19 @@ def _elected(data: Plain) -> str:
     return f"{data['router']} leads term {data['term']}: {data['cause']}"
 
 
+def _congested(data: Plain) -> str:
+    wait_s = data["retry_after_ms"] / 1000
+    return f"{data['open']} open calls of {data['limit']}: clients hold back, {wait_s:g} s{_decided(data)}"
+
+
+def _cancel_requested(data: Plain) -> str:
+    return f"{shorten(list(data['call_ids']))} not to run, or to stop, asks {data['author']}{_why(data)}"
+
+
 _EVENTS: Final[Mapping[str, Callable[[Plain], str]]] = {
+    "call.cancel_requested": _cancel_requested,
+    "group.congested": _congested,
+    "group.relieved": lambda data: f"{data['open']} open calls: clients may go on{_decided(data)}",
     "group.handover_cancelled": _handover_cancelled,
     "group.handover_started": _handover_started,
     "group.paused": _pausing("paused"),
@@ -223,6 +265,9 @@ _EVENTS: Final[Mapping[str, Callable[[Plain], str]]] = {
     "instance.recovered": lambda data: f"{data['instance']} lives{_decided(data)}",
     "instance.refused": lambda data: f"{data['instance']}: {data['error']['message']}",
     "instance.registered": _registered,
+    "service.contract": lambda data: (
+        f"schemas {data['digest'][:_DIGEST]} of what it offers ({len(data['schemas'])} bytes)"
+    ),
     "instance.suspected": _silent,
     "instance.unhealthy": lambda data: f"its health check fails: {data['reason']}",
     "instance.yielded": lambda data: f"has finished epoch {data['epoch']}: {data['cause']}",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -11,13 +12,14 @@ from pydantic_core import PydanticSerializationError, to_json
 from aegisipc.eventstore import events as ev
 from aegisipc.eventstore.cli.output import Cell, Paint, pretty_json, printable, table
 from aegisipc.eventstore.codec import decode
-from aegisipc.eventstore.errors import CodecError
-from aegisipc.eventstore.frames import OUTCOMES, Mark
+from aegisipc.eventstore.errors import CodecError, MalformedPayload
+from aegisipc.eventstore.frames import NO_CALL, OUTCOMES, Mark
 from aegisipc.eventstore.histories import ACCEPTED, EVIDENCED, AcceptedCall, CallHistory, Step
 from aegisipc.eventstore.ids import format_call_id
 from aegisipc.eventstore.jetstream_api import format_time
 from aegisipc.eventstore.lifecycles import CallState
 from aegisipc.eventstore.memories import Outcome
+from aegisipc.eventstore.references import reference_in
 
 _LONGEST: Final = 300
 _STYLE: Final = {
@@ -25,17 +27,26 @@ _STYLE: Final = {
     CallState.SUCCEEDED: "green",
     CallState.FAILED: "red",
     CallState.DEAD_LETTERED: "red",
+    CallState.RETRY_WAIT: "yellow",
+    CallState.DISCARDED: "dim",
 }
+
+_OF_KEYS: Final = frozenset({Mark.KEYED, Mark.RELEASED, Mark.DUPLICATE})
+_DECIDED: Final = frozenset({Mark.EXECUTED, Mark.NOT_EXECUTED, Mark.REQUEUED, Mark.DISCARDED})
 
 type Plain = dict[str, Any]
 
 
 def said_in(body: bytes | None) -> Any:
     """Return what a body says, as JSON can say it; ``None`` for no body. Of one that cannot be read, its
-    size.
+    size; of one that lies in the object store, where.
     """
     if body is None:
         return None
+    with suppress(MalformedPayload):
+        reference = reference_in(body)
+        if reference is not None:
+            return f"(object {reference.name}, {reference.size_bytes} bytes)"
     try:
         return json.loads(to_json(decode(body), fallback=repr, bytes_mode="base64", inf_nan_mode="strings"))
     except (CodecError, PydanticSerializationError, ValueError, RecursionError):
@@ -67,6 +78,7 @@ def as_plain(history: CallHistory) -> Plain:
         "resource": call.resource,
         "client": call.client,
         "arguments": {"positional": positional, "named": named},
+        "idempotency_key": call.options.key if call.options is not None else None,
         "accepted_seq": call.seq,
         "accepted": format_time(call.at_ns),
         "deadline": format_time(call.deadline_ns),
@@ -84,7 +96,16 @@ def as_plain(history: CallHistory) -> Plain:
 
 def outcome_plain(outcome: Outcome) -> Plain:
     """Return an outcome as plain data."""
-    return {"mark": outcome.mark.name.lower(), "says": said_in(outcome.body)}
+    return {"mark": outcome.mark.name.lower(), "says": _said_plain(outcome.mark, outcome.body)}
+
+
+def _said_plain(mark: Mark, body: bytes | None) -> Any:
+    """Bodies that tell of keys are bytes of a fixed form."""
+    if mark in (Mark.KEYED, Mark.RELEASED):
+        return (body or b"").hex()
+    if mark is Mark.DUPLICATE and body is not None and len(body) == len(NO_CALL):
+        return {"first": format_call_id(body)}
+    return said_in(body)
 
 
 def _step_plain(step: Step) -> Plain:
@@ -100,7 +121,7 @@ def _step_plain(step: Step) -> Plain:
         return plain | {"event": step.event.type, "data": step.event.model_dump(mode="json")}
     if step.mark is None:
         return plain
-    said = {"mark": step.mark.name.lower(), "says": said_in(step.body)}
+    said = {"mark": step.mark.name.lower(), "says": _said_plain(step.mark, step.body)}
     return plain | said | {"emitted": [said_in(event) for event in step.emitted]}
 
 
@@ -124,10 +145,16 @@ def _head(history: CallHistory, paint: Paint) -> list[str]:
         f"call       {format_call_id(call.call_id)}",
         f"method     {printable(f'{call.service}.{call.method}')} (group {call.group}, resource {resource})",
         *_arguments(call),
+        *_key(call),
         f"client     {printable(call.client)}",
         f"deadline   {_time(call.deadline_ns)}",
         f"state      {paint(_STYLE[state], shown) if state in _STYLE else shown}",
     ]
+
+
+def _key(call: AcceptedCall) -> list[str]:
+    key = call.options.key if call.options is not None else None
+    return [] if key is None else [f"key        {printable(key)}"]
 
 
 def _arguments(call: AcceptedCall) -> list[str]:
@@ -158,22 +185,53 @@ def said_of(step: Step) -> str:
 
 
 def _said_of(step: Step) -> str:
-    said = said_in(step.body)
     if step.event is not None:
-        return _pen_move(step.event)
+        return _event(step.event)
+    if step.mark is None:
+        return ACCEPTED
+    if step.mark in _OF_KEYS:
+        return _of_key(step)
+    said = said_in(step.body)
     if step.what == EVIDENCED:
         return f"evidence: it ran and {_outcome(step, said)}"
     if step.mark in OUTCOMES:
         return _outcome(step, said)
-    if step.mark in (Mark.EXECUTED, Mark.NOT_EXECUTED):
-        return f"{step.what.replace('_', ' ')}, says {_resolution(said)}"
+    return _word(step, said)
+
+
+def _word(step: Step, said: Any) -> str:
+    """Say how a call goes on, and who decided that."""
+    if step.mark is Mark.RETRY_SCHEDULED:
+        return _retry(said)
     if step.mark is Mark.ATTEMPTED:
         return "begun again, alone"
-    return ACCEPTED if step.mark is None else step.what
+    what = step.what.replace("_", " ")
+    return f"{what}, says {_resolution(said)}" if step.mark in _DECIDED else what
 
 
-def _pen_move(event: ev.Event) -> str:
+def _of_key(step: Step) -> str:
+    """Say what a step tells of idempotency keys, whose bodies are bytes of a fixed form."""
+    if step.mark is Mark.DUPLICATE:
+        first = step.body or b""
+        shown = format_call_id(first) if len(first) == len(NO_CALL) else "another call"
+        return f"duplicate: its idempotency key belongs to call {shown}"
+    if step.mark is Mark.KEYED:
+        return "its idempotency key is its own"
+    return "its idempotency key is free again"
+
+
+def _retry(said: Any) -> str:
+    match said:
+        case {"attempt": attempt, "due_ns": int(due_ns), "error": error}:
+            return f"attempt {attempt} failed ({_error(error)}); the next is due at {_time(due_ns)}"
+    return "an attempt failed, and another one follows"
+
+
+def _event(event: ev.Event) -> str:
     match event:
+        case ev.CancelRequested():
+            why = f": {event.reason}" if event.reason else ""
+            return f"{event.author} wants it cancelled{why}"
         case ev.GroupPromoted():
             return f"{event.holder} holds the pen as epoch {event.epoch} ({event.kind}): {event.cause}"
         case ev.GroupVacated():
@@ -199,13 +257,13 @@ def _outcome(step: Step, said: Any) -> str:
 def _resolution(said: Any) -> str:
     if not isinstance(said, dict):
         return "nobody"
-    text = f"{said.get('author')} ({said.get('source')})"
+    text = f"{said.get('author')} ({said.get('source', 'operator')})"
     return f"{text}: {said['reason']}" if said.get("reason") else text
 
 
 def _error(said: Any) -> str:
     match said:
-        case {"code": "in_doubt", "message": str(message)}:
+        case {"code": "in_doubt" | "cancelled" | "dead_lettered", "message": str(message)}:
             return message
         case {"code": code, "message": message}:
             return f"{code}: {message}"

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Mapping
 
 from aegisipc.eventstore import events as ev
+from aegisipc.eventstore.contracts import Difference, Offer, changes_of, offers_of
 from aegisipc.eventstore.lifecycles import InstanceState
 from aegisipc.eventstore.topology import GroupView, InstanceView, ServiceView
 from aegisipc.router.domain.state import RouterState
 from aegisipc.router.domain.terms import MAX_TOLD, RouterIdentity, listed, shortened
-
-_SIGNATURE_CHARS: Final = 90
 
 _JOINING = frozenset({InstanceState.JOINING, InstanceState.SUSPECTED_JOINING})
 
@@ -26,7 +25,7 @@ def judge(
     """Accept a registration, or say why not. First come, first served: by what stands when it is its turn."""
     error = (
         _mode_conflict(group, instance)
-        or _contract_conflict(service, instance)
+        or _contract_conflict(state, service, group, instance)
         or _resource_conflict(state, service, group, instance)
     )
     if error is None:
@@ -47,40 +46,70 @@ def _mode_conflict(group: GroupView, instance: InstanceView) -> ev.ErrorInfo | N
     )
 
 
-def _contract_conflict(service: ServiceView, instance: InstanceView) -> ev.ErrorInfo | None:
-    live = [other.id for other in service.live() if other is not instance]
-    if not live:
-        return None
-    differences = contract_differences(service.contract, instance.registration.contract)
-    if not differences:
-        return None
+def _contract_conflict(
+    state: RouterState, service: ServiceView, group: GroupView, instance: InstanceView
+) -> ev.ErrorInfo | None:
+    """Whoever can call the group now must be able to go on: so the instance has to take what the active one
+    takes, or, of a pool, what some worker takes that any call may go to already. Beside every other instance
+    of the service it must be a step of one evolution, in either direction.
+    """
+    offers = _offers(state, instance)
+    broken: list[Difference] = []
+    references = _references(group, instance)
+    for reference in references:
+        broken = _breaking(service, _offers(state, reference), offers)
+        if not broken:
+            break
+    if broken:
+        return _conflict(service, instance, broken, references)
+    for other in _distinct([each for each in service.live() if each is not instance]):
+        broken = _breaking(service, _offers(state, other), offers)
+        if broken and _breaking(service, offers, _offers(state, other)):
+            return _conflict(service, instance, broken, [other])
+    return None
+
+
+def _references(group: GroupView, instance: InstanceView) -> list[InstanceView]:
+    """Those of the group of which one is enough."""
+    live = [other for other in group.live() if other is not instance]
+    holder = (group.holder, group.holder_incarnation)
+    return [other for other in live if (other.id, other.incarnation) == holder] or _distinct(live)
+
+
+def _distinct(instances: list[InstanceView]) -> list[InstanceView]:
+    """Of those that offer the same, one is enough."""
+    found: list[InstanceView] = []
+    for instance in instances:
+        contract = instance.registration.contract
+        if all(contract != other.registration.contract for other in found):
+            found.append(instance)
+    return found
+
+
+def _offers(state: RouterState, instance: InstanceView) -> dict[str, Offer]:
+    return offers_of(instance.registration.contract, state.schemas)
+
+
+def _breaking(service: ServiceView, old: Mapping[str, Offer], new: Mapping[str, Offer]) -> list[Difference]:
+    return [difference for difference in changes_of(service.name, old, new) if difference.breaking]
+
+
+def _conflict(
+    service: ServiceView, instance: InstanceView, broken: list[Difference], against: list[InstanceView]
+) -> ev.ErrorInfo:
+    differences = [str(difference) for difference in broken]
     return ev.ErrorInfo(
         code="contract_conflict",
-        message=f"cannot admit {instance.id!r}: its methods differ from those that service {service.name!r} "
-        f"offers ({listed(differences, '; ')}); stop {listed(sorted(live))} first, or give the service "
-        "another name",
+        message=f"cannot admit {instance.id!r}: whoever calls service {service.name!r} as "
+        f"{listed(sorted(other.id for other in against))} offers it would break "
+        f"({listed(differences, '; ')}); offer what changed as a later version beside the old one, or stop "
+        "those instances first",
         details={
             "service": service.name,
             "differences": [shortened(difference) for difference in differences[:MAX_TOLD]],
             "more": max(0, len(differences) - MAX_TOLD),
         },
     )
-
-
-def contract_differences(has: ev.Contract, offers: ev.Contract) -> list[str]:
-    """Say, for people, how two contracts differ; empty when they are the same."""
-    differences = [f"{name}() is missing" for name in sorted(has.keys() - offers.keys())]
-    differences += [f"{name}() is new" for name in sorted(offers.keys() - has.keys())]
-    for name in sorted(has.keys() & offers.keys()):
-        old, new = has[name], offers[name]
-        if (old.arguments, old.returns) != (new.arguments, new.returns):
-            before, after = (shortened(m.signature, _SIGNATURE_CHARS) for m in (old, new))
-            differences.append(
-                f"{before} became {after}" if before != after else f"the types in {before} changed"
-            )
-        elif old.effect is not new.effect:
-            differences.append(f"{name}() is {new.effect}, not {old.effect}")
-    return differences
 
 
 def _resource_conflict(

@@ -13,6 +13,7 @@ from aegisipc.eventstore import events as ev
 from aegisipc.eventstore.subjects import Subjects
 from aegisipc.eventstore.topology import GroupView, ServiceView
 from aegisipc.router.domain.admission import awaits_admission, judge
+from aegisipc.router.domain.flow import judge_flow
 from aegisipc.router.domain.health import judge_health
 from aegisipc.router.domain.pausing import catch_up_with_service
 from aegisipc.router.domain.pen import Pen
@@ -83,6 +84,8 @@ def _watches(
         event: ev.Event | None = catch_up_with_service(service, group, me)
         if event is None:
             event = _watch(state, board, service, group, me, policy, may_admit=not admitted_here)
+        if event is None:
+            event = _flow(state, board, group, me)
         if event is not None:
             admitted_here = admitted_here or isinstance(event, ev.InstanceAdmitted)
             yield Decision(subjects.watch(service.name, group.name), event, group.watch_seq)
@@ -110,3 +113,11 @@ def _watch(
         if event is not None:
             return event
     return None
+
+
+def _flow(state: RouterState, board: PulseBoard, group: GroupView, me: RouterIdentity) -> ev.Event | None:
+    open_calls = state.open_calls(group.service, group.name)
+    if not open_calls and group.congestion is None:  # as it mostly is
+        return None
+    rate = state.rate(group.service, group.name, board.now_ns)
+    return judge_flow(group, open_calls, rate, board.now_ns, me)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from aegisipc.eventstore import events as ev
 from aegisipc.eventstore.calls import GroupCalls, OpenCall
@@ -11,9 +11,26 @@ from aegisipc.eventstore.errors import MalformedPayload
 from aegisipc.eventstore.lifecycles import CallState
 from aegisipc.eventstore.log import Record
 from aegisipc.eventstore.names import POOL_GROUP
-from aegisipc.eventstore.subjects import CALL, EVIDENCE, GROUP_WHO, HA, PEN, TERM, WATCH_WHO, Place, Subjects
+from aegisipc.eventstore.subjects import (
+    CALL,
+    CANCEL,
+    CONCLUSIONS,
+    CONTRACT,
+    EVIDENCE,
+    GROUP_WHO,
+    HA,
+    TERM,
+    WATCH_WHO,
+    Place,
+    Subjects,
+)
 from aegisipc.eventstore.topology import InstanceView, Topology
+from aegisipc.router.domain.flow import Rate
 from aegisipc.router.domain.pulses import InstanceKey
+from aegisipc.router.domain.schemas import KnownSchemas
+
+OF_CALLS: Final = frozenset({CALL, CANCEL, EVIDENCE}) | CONCLUSIONS
+"""Kinds of the records that the fold of a group's calls is made of."""
 
 type GroupKey = tuple[str, str]
 """Service, group."""
@@ -42,8 +59,10 @@ class RouterState:
         self._subjects = subjects
         self.topology = Topology(subjects)
         self.calls: dict[GroupKey, GroupCalls] = {}
+        self.schemas = KnownSchemas()
         self.position = 0
         self.unreadable = 0
+        self._rates: dict[GroupKey, Rate] = {}
         self._finished: dict[GroupKey, bool] = {}
         """Of the vacant groups: whether their last holder had finished what it ran."""
         self._suspected: dict[InstanceKey, tuple[str, int]] = {}
@@ -64,8 +83,14 @@ class RouterState:
             elif place.kind == HA:
                 self._note_suspicion(place, event)
             return True
-        if place.kind in (CALL, PEN, EVIDENCE):
-            self._calls_of(place).apply(record, place)
+        if place.kind == CONTRACT:
+            self.schemas.apply(record)
+        elif place.kind in OF_CALLS:
+            folded = self._calls_of(place).apply(record, place)
+            if folded.concluded:
+                self._rates.setdefault((place.service, place.group), Rate()).note(
+                    len(folded.concluded), record.timestamp_ns
+                )
         return False
 
     def _calls_of(self, place: Place) -> GroupCalls:
@@ -123,6 +148,11 @@ class RouterState:
         calls = self.calls.get((service, group))
         return len(calls.open) if calls else 0
 
+    def rate(self, service: str, group: str, now_ns: int) -> float:
+        """Return how many calls a second a group concluded lately."""
+        rate = self._rates.get((service, group))
+        return rate.per_second(now_ns) if rate is not None else 0.0
+
     def counts(self, service: str, group: str) -> Counts:
         """Count the calls of a group that have no outcome. Looks at each of them."""
         calls = self.calls.get((service, group))
@@ -152,5 +182,6 @@ class RouterState:
                 f"{service}/{group}": finished
                 for (service, group), finished in sorted(self._finished.items())
             },
+            "schemas": sorted(self.schemas),
             "pulses_at_suspicion": {"/".join(key): told for key, told in sorted(self._suspected.items())},
         }

@@ -1,10 +1,9 @@
 """The core of one member of an owned group: it follows the group's log, and runs the calls while it holds the
 pen.
 
-Order of things for one call: it becomes open when its frame is folded; it waits until the call before it on
-the same resource is done and a slot is free; a ``once`` method is claimed in the log before it starts; its
-outcome is written; when that is durable, the caller gets its reply. Everything a member writes travels in one
-fenced frame at a time.
+What is done about a call, and in which order, is :mod:`aegisipc.sdk.core.holding`'s part. Here is what the
+log means for this member: who it is, whether it holds the pen, and what it writes. Everything a member writes
+travels in one fenced frame at a time.
 
 While the group is paused, the instance in quarantine, unhealthy or draining, or the pen about to be handed
 over, nothing is started; what runs goes on, and what expires is concluded.
@@ -12,77 +11,77 @@ over, nothing is started; what runs goes on, and what expires is concluded.
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Sequence
 
-from aegisipc.eventstore.calls import NOTHING, Folded, GroupCalls, OpenCall, Outcome, Outcomes
+from aegisipc.eventstore.bodies import Requeued, Resolution
+from aegisipc.eventstore.calls import NOTHING, Folded, GroupCalls, OpenCall, Outcomes
+from aegisipc.eventstore.codec import encode
 from aegisipc.eventstore.errors import MalformedPayload
-from aegisipc.eventstore.events import (
-    Effect,
-    Event,
-    GroupHandoverCancelled,
-    GroupHandoverStarted,
-    GroupPromoted,
-    UnknownEvent,
-)
-from aegisipc.eventstore.frames import MAX_ENTRIES, OUTCOMES, Mark, PenFrame, decode_pen
+from aegisipc.eventstore.events import Event, GroupPromoted, UnknownEvent
+from aegisipc.eventstore.frames import MAX_ENTRIES, Mark, PenFrame, decode_pen
 from aegisipc.eventstore.ids import CallId
-from aegisipc.eventstore.lifecycles import CallState
+from aegisipc.eventstore.keys import KeyIndex, KeyOwner, Spill
 from aegisipc.eventstore.log import Expect, Record
-from aegisipc.eventstore.subjects import GROUP_WHO, HA, PEN, STATE, Place, Subjects
+from aegisipc.eventstore.subjects import (
+    CONCLUSIONS,
+    GROUP_WHO,
+    HA,
+    KEYS,
+    STATE,
+    Place,
+    Subjects,
+)
 from aegisipc.eventstore.topology import GroupView, InstanceView, Topology
-from aegisipc.eventstore.tuples import new_tuple
+from aegisipc.sdk.core.answering import Reply, answers_to, replies_of
 from aegisipc.sdk.core.doubts import Doubts
-from aegisipc.sdk.core.pen import CLAIMED_TOO_LATE, MAY_HAVE_STARTED, Identity, Pen, Start, Written
+from aegisipc.sdk.core.holding import Holding, Rules
+from aegisipc.sdk.core.keyed import Lookup
+from aegisipc.sdk.core.pen import Identity, Pen, Start, Written, still_holds
 from aegisipc.sdk.core.replica import Replica, State
-from aegisipc.sdk.core.schedule import Schedule
+from aegisipc.sdk.core.segments import Segments
 from aegisipc.sdk.core.snapshots import Snapshots
-from aegisipc.sdk.core.suspects import MAX_ATTEMPTS, Suspects, dead_letter
 from aegisipc.sdk.core.unwritten import Unwritten, unwritten
 
 
 class GroupMember:
     """State of one member. Times are nanoseconds on the server's clock.
 
-    Feed it with :meth:`on_record`, :meth:`on_finished`, :meth:`on_tick` and the fate of its frames; after
-    each, do what :meth:`take_starts`, :meth:`take_doubts` and :meth:`next_frame` give, and call
-    :meth:`replies` for a frame that was acknowledged.
+    Feed it with :meth:`on_record`, :meth:`on_finished`, :meth:`on_key_found`, :meth:`on_tick` and the fate of
+    its frames; after each, do what :meth:`take_starts`, :meth:`take_cancels`, :meth:`take_lookups`,
+    :meth:`take_doubts` and :meth:`next_frame` give, and call :meth:`replies` for a frame that was
+    acknowledged.
     """
 
     def __init__(
         self,
         identity: Identity,
-        effects: Mapping[str, Effect],
+        rules: Rules,
         subjects: Subjects,
         *,
-        max_running: int,
         max_frame_bytes: int,
-        threaded: Collection[str] = (),
-        max_threaded: int = 1,
         state: State | None = None,
+        spill: Spill | None = None,
     ) -> None:
         self.identity = identity
-        self.epoch = 0
-        self.is_active = False
         self.is_draining = False
         self.held: str | None = None
         self.step_downs = 0
         self.fenced_frames = 0
-        self.calls = GroupCalls(keep_bodies=True, outcomes=Outcomes(), is_fenced=True)
+        self.calls = GroupCalls(keep_bodies=True, outcomes=Outcomes(), is_fenced=True, keys=KeyIndex(spill))
         self.topology = Topology(subjects)
-        self._effects = effects
+        self._effects = rules.effects
         self._subjects = subjects
         self._fence_seq = 0
-        self._taken_over_at = 0
+        self._position = 0
         self._folded_number = 0
-        self._pen = Pen(identity, max_frame_bytes)
-        self._schedule = Schedule(max_running=max_running, threaded=threaded, max_threaded=max_threaded)
-        self._suspects = Suspects()
-        self.replica = Replica(state, self._pen, max_bytes=max_frame_bytes)
-        self.doubts = Doubts(self._pen, self.replica)
-        self.snapshots = Snapshots(self._pen, self.replica, lambda: self.calls, max_bytes=max_frame_bytes)
-        self._starts: list[Start] = []
-        self._is_held_back = False
+        self._acked_number = 0
+        self._pen = pen = Pen(identity, max_frame_bytes)
+        self.replica = Replica(state, pen, max_bytes=max_frame_bytes)
+        self.doubts = Doubts(pen, self.replica)
+        self.snapshots = Snapshots(pen, self.replica, lambda: self.calls, max_bytes=max_frame_bytes)
+        self.segments = Segments(identity.session, lambda: self.calls, max_bytes=max_frame_bytes)
+        self.holding = holding = Holding(rules, pen, self.replica, self.doubts, lambda: self.calls)
+        self.on_finished = holding.on_finished  # no more than a call costs as it is
         self._given_up = 0
         """The epoch that was given up here before the log, as far as it was read, said who holds the pen."""
         self._unwritten: list[Unwritten] = []
@@ -101,14 +100,24 @@ class GroupMember:
         return found if found is not None and found.incarnation == self.identity.incarnation else None
 
     @property
+    def is_active(self) -> bool:
+        """Whether it holds the pen, as far as it knows."""
+        return self.holding.is_active
+
+    @property
+    def epoch(self) -> int:
+        """The latest epoch in which it held the pen."""
+        return self.holding.epoch
+
+    @property
     def running(self) -> int:
         """How many calls have a slot: they run, or their claim is being written."""
-        return self._schedule.running
+        return self.holding.schedule.running
 
     @property
     def waiting(self) -> int:
         """How many calls wait here for their turn."""
-        return self._schedule.waiting
+        return self.holding.schedule.waiting
 
     @property
     def is_quiet(self) -> bool:
@@ -116,9 +125,14 @@ class GroupMember:
         return self.running == 0 and self._pen.is_idle
 
     @property
+    def next_due_ns(self) -> int:
+        """When the next call is to be run again: :meth:`on_tick` should be told of that moment."""
+        return self.holding.retries.next_due_ns
+
+    @property
     def is_blocked(self) -> bool:
         """Whether nothing may be started now."""
-        return self._is_held_back or self.replica.spoiled is not None
+        return self.holding.is_held_back or self.replica.spoiled is not None
 
     @property
     def to_yield(self) -> int | None:
@@ -138,6 +152,7 @@ class GroupMember:
         except MalformedPayload:  # within our filter, yet no subject of ours: somebody else's record
             self.calls.anomalies["misplaced"] += 1
             return
+        self._position = record.seq
         if place.kind == HA:
             self.on_routing(record, place)
             self._follow_role(now_ns)
@@ -155,23 +170,27 @@ class GroupMember:
             self.calls.hold(group.holder, group.epoch)
             is_new = group.epoch != former  # else it says again what it said before, lest that age out
             if is_new and isinstance(event, GroupPromoted) and event.kind == "failover":
-                self._suspects.on_failover(record.seq)
+                self.holding.suspects.on_failover(record.seq)
 
     def _on_frame(self, record: Record, place: Place, now_ns: int) -> None:
-        frame = self._read_pen(record) if place.kind == PEN else None
+        frame = self._read_pen(record) if place.kind in CONCLUSIONS else None
         folded = self.calls.apply(record, place, frame)
         if frame is not None and folded is not NOTHING:
             self._fold_state(record, place, frame, folded)
+        elif place.kind == KEYS and place.who == self.identity.instance:
+            self.segments.on_stored()
         if not self.is_active:
             return
         for call in folded.evidenced:
             self.doubts.conclude_from_evidence(call)
-        for call in folded.reopened:
-            self._schedule.add(call)
-        for call in folded.opened:
-            self._schedule.add(call)
-        if folded.opened or folded.reopened:
-            self._pump(now_ns)
+        if folded.reopened:
+            self.holding.reopen(folded.reopened, now_ns)
+        if folded.retrying:
+            self.holding.retry(folded.retrying, now_ns)
+        if folded.cancels:
+            self.holding.cancel(folded.cancels, now_ns)
+        if folded.opened:
+            self.holding.accept(folded.opened, now_ns)
 
     def _read_pen(self, record: Record) -> PenFrame | None:
         try:
@@ -187,33 +206,24 @@ class GroupMember:
         self.snapshots.on_folded(len(folded.concluded))
         if mine:
             self._folded_number = frame.number
+            self.holding.keys.on_own_folded(frame)
             self.snapshots.on_own_folded(frame.number, record.seq, frame.epoch)
 
-    def on_finished(
-        self, start: Start, mark: Mark, body: bytes | None, now_ns: int, emitted: Sequence[bytes] = ()
-    ) -> bool:
-        """Take the outcome of a call that ran, and the events that it emitted. Returns ``False`` when it
-        comes too late: the pen is someone else's now.
-        """
-        if not self.is_active or start.epoch != self.epoch:
-            return False
-        if emitted:
-            mark, body = self.replica.conclude(start.call, mark, body, emitted)
-        self._pen.note(mark, start.call, body)
-        self._done(start.call)
-        self._pump(now_ns)
-        return True
+    def on_key_found(self, lookup: Lookup, owner: KeyOwner | None, now_ns: int) -> None:
+        """A lookup is answered: by the first of its segments that tells of the key, or by none of them."""
+        self.holding.on_key_found(lookup, owner, now_ns)
 
     def on_tick(self, now_ns: int) -> None:
-        """Conclude the calls that expired while they waited."""
-        if not self.is_active:
-            return
-        for call in self._schedule.expire(now_ns):
-            self._expire(call)
-        for call in self._suspects.expire(now_ns):
-            self._expire(call)
-            self._schedule.release(call.resource)
-        self._pump(now_ns)
+        """Conclude the calls that expired while they waited, and begin those whose next attempt is due."""
+        self.holding.on_tick(now_ns)
+
+    def requeue(self, letter: OpenCall, requeued: Requeued) -> None:
+        """Let a dead letter run again, once that is in the log."""
+        self._pen.note_dead(Mark.REQUEUED, letter, encode(requeued))
+
+    def discard(self, letter: OpenCall, resolution: Resolution) -> None:
+        """Say that a dead letter will never run again."""
+        self._pen.note_dead(Mark.DISCARDED, letter, encode(resolution))
 
     def drain(self) -> None:
         """Start nothing more; what runs goes on to its outcome."""
@@ -229,12 +239,12 @@ class GroupMember:
         """Start calls again."""
         self.held = None
         self._look_what_holds_back()
-        self._pump(now_ns)
+        self.holding.pump(now_ns)
 
     def _look_what_holds_back(self) -> None:
         """Noted once, because every finished call asks."""
         group, me = self.group, self.me
-        self._is_held_back = (
+        self.holding.is_held_back = (
             self.is_draining
             or self.held is not None
             or (me is not None and me.quarantined)
@@ -245,9 +255,15 @@ class GroupMember:
 
     def take_starts(self, most: int = MAX_ENTRIES) -> list[Start]:
         """Return up to `most` of the calls to run now; each is given once."""
-        starts = self._starts[:most]
-        del self._starts[:most]
-        return starts
+        return self.holding.take_starts(most)
+
+    def take_cancels(self) -> list[OpenCall]:
+        """Return calls whose handlers are to stop, if they run; each is given once."""
+        return self.holding.take_cancels()
+
+    def take_lookups(self) -> list[Lookup]:
+        """Return what is to be looked up in segments of keys; each is given once."""
+        return self.holding.keys.take_lookups()
 
     def take_doubts(self) -> list[OpenCall]:
         """Return the calls that came into doubt: the service may know what became of them. Each is given once
@@ -270,31 +286,28 @@ class GroupMember:
             return None
         payload = self.snapshots.take()
         if payload is not None:
-            record_id = f"{self.identity.session:x}.{self.identity.instance}.state.{self._pen.number}"
-            return self._pen.send(Written(payload, record_id, self._fence(), self.epoch, None, ()))
+            return self._send(STATE, payload)
+        if self.segments.is_due(before_snapshot=self.snapshots.is_due):
+            if self._folded_number < self._acked_number:
+                return None  # what is stored has to be folded first
+            return self._send(KEYS, self.segments.take(self.epoch, self._position))
         written = self._pen.next_frame(self.epoch, self._fence())
         if written is not None:
             self.snapshots.on_frame_out()
         return written
 
+    def _send(self, kind: str, payload: bytes) -> Written:
+        # Several may come between two frames: what they cover tells them apart.
+        record_id = f"{self.identity.session:x}.{self.identity.instance}.{kind}.{self._position}"
+        return self._pen.send(Written(payload, record_id, self._fence(), self.epoch, None, (), kind))
+
     def on_acked(self, written: Written, now_ns: int) -> None:
         """The frame is durable: its claims may start, its slots are free."""
         self._pen.settled()
-        if not self.is_active or written.epoch != self.epoch:
-            return
-        for fact in written.facts:
-            if fact.mark is not Mark.CLAIMED and fact.mark is not Mark.ATTEMPTED:
-                continue
-            call = fact.call
-            if call.deadline_ns > now_ns:
-                self._starts.append(Start(call, self.epoch))
-                continue
-            if fact.mark is Mark.CLAIMED:
-                self._pen.note(Mark.FAILED, call, CLAIMED_TOO_LATE)
-            else:
-                self._expire(call)
-            self._done(call)
-        self._pump(now_ns)
+        if written.frame is not None:
+            self._acked_number = written.frame.number
+        if self.is_active and written.epoch == self.epoch:
+            self.holding.on_acked(written, now_ns)
 
     def on_refused(
         self, written: Written, fence_seq: int, latest: Event | UnknownEvent | None
@@ -304,7 +317,7 @@ class GroupMember:
         Returns the frame with the new fence if the pen is still ours, else drops it, and steps down if that
         frame was of this epoch.
         """
-        if self.is_active and written.epoch == self.epoch and self._still_holds(latest):
+        if self.is_active and written.epoch == self.epoch and still_holds(latest, self.identity, self.epoch):
             self._fence_seq = fence_seq
             return written._replace(expect=self._fence())
         self.fenced_frames += 1
@@ -312,16 +325,6 @@ class GroupMember:
             self._give_up()
         self._pen.settled()
         return None
-
-    def _still_holds(self, latest: Event | UnknownEvent | None) -> bool:
-        match latest:
-            case GroupPromoted():
-                me = (self.identity.instance, self.identity.incarnation, self.epoch)
-                return (latest.holder, latest.incarnation, latest.epoch) == me
-            case GroupHandoverStarted() | GroupHandoverCancelled():
-                return latest.epoch == self.epoch
-            case _:
-                return False
 
     def retire(self) -> None:
         """Give the pen up: a frame cannot be written at all, and to go on would leave a hole in what was
@@ -337,20 +340,13 @@ class GroupMember:
         self._given_up = self.epoch
         self._step_down()
 
-    @staticmethod
-    def replies(written: Written) -> dict[str, list[tuple[CallId, int, bytes | None]]]:
+    def replies(self, written: Written) -> dict[str, list[Reply]]:
         """Return, per client, the outcomes in a frame that is now durable."""
-        by_client: dict[str, list[tuple[CallId, int, bytes | None]]] = defaultdict(list)
-        for mark, call, body in written.facts:
-            if mark in OUTCOMES:
-                by_client[call.client].append((call.call_id, int(mark), body))
-        return by_client
+        return replies_of(written, self.calls)
 
-    def answer(self, call_ids: Sequence[CallId]) -> list[tuple[CallId, int, bytes | None]]:
+    def answer(self, call_ids: Sequence[CallId]) -> list[Reply]:
         """Return the recorded outcomes of those calls that have one here."""
-        outcomes = self.calls.outcomes
-        found: list[Outcome | None] = [outcomes.get(call_id) if outcomes else None for call_id in call_ids]
-        return [(o.call_id, int(o.mark), o.body) for o in found if o is not None]
+        return answers_to(call_ids, self.calls)
 
     # -- roles ------------------------------------------------------------------------------------------
 
@@ -372,7 +368,7 @@ class GroupMember:
                 self._step_down()
         elif self.is_active and group.epoch == self.epoch:
             self._fence_seq = group.fence_seq
-            self._pump(now_ns)  # a pause may be over, or a handover called off
+            self.holding.pump(now_ns)  # a pause may be over, or a handover called off
         else:
             self._take_over(group, now_ns)
 
@@ -382,66 +378,22 @@ class GroupMember:
             self._step_down()
         if self.replica.spoiled is not None or group.epoch == self._given_up:
             return  # a new incarnation will have to come, or a new epoch
-        self.is_active = True
-        self.epoch, self._fence_seq = group.epoch, group.fence_seq
-        self._taken_over_at = group.fence_seq if group.epoch > 1 else 0
-        for call in self.calls.open.values():
-            if call.state is CallState.STARTED:  # claimed under an earlier epoch: it may have run
-                self.doubts.doubt(call, self.identity.instance)
-            elif call.state is CallState.IN_DOUBT:
-                self.doubts.keep(call)
-            else:
-                self._schedule.add(call)
-        self._pump(now_ns)
+        holding = self.holding
+        holding.is_active, holding.epoch = True, group.epoch
+        holding.taken_over_at = group.fence_seq if group.epoch > 1 else 0
+        self._fence_seq = group.fence_seq
+        holding.inherit(self.calls.open.values(), self.identity.instance)
+        holding.pump(now_ns)
 
     def _step_down(self) -> None:
         if not self.is_active:
             return
-        self.is_active = False
         self.step_downs += 1
         lost = self._pen.lost(self._folded_number)
         self.replica.on_pen_lost(lost)
         self._unwritten += unwritten(lost, self._effects)
         self._pen.clear()
-        self._schedule.clear()
-        self._suspects.clear()
+        self.holding.clear()
         self.doubts.clear()
         self.snapshots.clear()
-        self._starts.clear()
-
-    # -- running ----------------------------------------------------------------------------------------
-
-    def _pump(self, now_ns: int) -> None:
-        if not self.is_active or self._is_held_back or self.replica.spoiled is not None:
-            return
-        while (parked := self._suspects.next(self._schedule.has_room)) is not None:
-            self._schedule.occupy(parked)
-            self._begin_suspect(parked)
-        take = self._schedule.take
-        while (call := take()) is not None:
-            if call.deadline_ns <= now_ns:
-                self._expire(call)
-                self._schedule.free(call)
-            elif self._effects.get(call.method, Effect.PURE) is Effect.ONCE:
-                self._pen.note(Mark.CLAIMED, call)
-            elif call.seq < self._taken_over_at and self._suspects.is_suspected(call):
-                self._begin_suspect(call)
-            else:
-                self._starts.append(new_tuple(Start, (call, self.epoch)))
-
-    def _begin_suspect(self, call: OpenCall) -> None:
-        if call.attempts >= MAX_ATTEMPTS:
-            self._pen.note(Mark.DEAD_LETTERED, call, dead_letter(call))
-            self._schedule.free(call)
-        elif self._suspects.begin(call):
-            self._pen.note(Mark.ATTEMPTED, call)
-        else:
-            self._schedule.vacate(call)
-
-    def _done(self, call: OpenCall) -> None:
-        self._schedule.free(call)
-        self._suspects.ended(call)
-
-    def _expire(self, call: OpenCall) -> None:
-        inherited = call.seq < self._taken_over_at and self._effects.get(call.method) is not Effect.ONCE
-        self._pen.note(Mark.EXPIRED, call, MAY_HAVE_STARTED if inherited else None)
+        self.segments.clear()

@@ -8,9 +8,25 @@ from typing import Final, NamedTuple
 
 from aegisipc.eventstore.calls import OpenCall
 from aegisipc.eventstore.codec import encode
-from aegisipc.eventstore.events import ErrorInfo
-from aegisipc.eventstore.frames import MAX_ENTRIES, NO_CALL, Mark, PenEntry, PenFrame, encode_pen
+from aegisipc.eventstore.events import (
+    ErrorInfo,
+    Event,
+    GroupHandoverCancelled,
+    GroupHandoverStarted,
+    GroupPromoted,
+    UnknownEvent,
+)
+from aegisipc.eventstore.frames import (
+    DEAD_MARKS,
+    MAX_ENTRIES,
+    NO_CALL,
+    Mark,
+    PenEntry,
+    PenFrame,
+    encode_pen,
+)
 from aegisipc.eventstore.log import Expect
+from aegisipc.eventstore.subjects import DEAD, PEN
 from aegisipc.eventstore.tuples import new_tuple
 
 MAY_HAVE_STARTED: Final = encode(
@@ -37,8 +53,8 @@ count after a claim.)"""
 NOBODYS_CALL: Final = OpenCall(NO_CALL, "", "", None, 0, 0, b"")
 """Stands in facts that are about no call."""
 
-_GLUED: Final = frozenset({Mark.EMITTED, Mark.EXECUTED})
-"""What has to be in one frame with the outcome that follows it: both exist, or neither."""
+_GLUED: Final = frozenset({Mark.EMITTED, Mark.EXECUTED, Mark.KEYED, Mark.RELEASED})
+"""What has to be in one frame with what follows it of the same call: both exist, or neither."""
 
 
 class Identity(NamedTuple):
@@ -49,6 +65,17 @@ class Identity(NamedTuple):
     instance: str
     incarnation: str
     session: int
+
+
+def still_holds(latest: Event | UnknownEvent | None, who: Identity, epoch: int) -> bool:
+    """Tell whether the pen is that instance's in that epoch, if this is the latest word on the fence."""
+    match latest:
+        case GroupPromoted():
+            return (latest.holder, latest.incarnation, latest.epoch) == (who.instance, who.incarnation, epoch)
+        case GroupHandoverStarted() | GroupHandoverCancelled():
+            return latest.epoch == epoch
+        case _:
+            return False
 
 
 class Fact(NamedTuple):
@@ -62,7 +89,8 @@ class Fact(NamedTuple):
 class Written(NamedTuple):
     """A record of the pen's holder on its way, and the fence it is written under (``None`` in a pool).
 
-    ``facts`` is what a pen frame says; a snapshot of the group's state has none, and ``frame`` is ``None``.
+    ``facts`` is what a pen frame says; a snapshot of the group's state, or a segment of its keys, has none,
+    and ``frame`` is ``None``. ``kind`` is that of the subject where it belongs.
     """
 
     payload: bytes
@@ -71,6 +99,7 @@ class Written(NamedTuple):
     epoch: int
     frame: PenFrame | None
     facts: Sequence[Fact]
+    kind: str = PEN
 
 
 class Start(NamedTuple):
@@ -83,13 +112,14 @@ class Start(NamedTuple):
 class Pen:
     """The facts that wait to be written, and the frame that is in flight. There is at most one."""
 
-    __slots__ = ("_facts", "_identity", "_max_frame_bytes", "_number", "in_flight", "last")
+    __slots__ = ("_facts", "_has_dead", "_identity", "_max_frame_bytes", "_number", "in_flight", "last")
 
     def __init__(self, identity: Identity, max_frame_bytes: int) -> None:
         self._identity = identity
         self._max_frame_bytes = max_frame_bytes
         self._number = 0
         self._facts: deque[Fact] = deque()
+        self._has_dead = False
         self.in_flight: Written | None = None
         self.last: Written | None = None
 
@@ -101,6 +131,11 @@ class Pen:
     def note(self, mark: Mark, call: OpenCall, body: bytes | None = None) -> None:
         """Add a fact; it goes out with the next frame."""
         self._facts.append(new_tuple(Fact, (mark, call, body)))
+
+    def note_dead(self, mark: Mark, call: OpenCall, body: bytes | None) -> None:
+        """Add a fact about a dead letter: its frame is stored apart."""
+        self._has_dead = True
+        self.note(mark, call, body)
 
     def next_frame(self, epoch: int, expect: Expect | None) -> Written | None:
         """Make the next frame, or return ``None``; it is in flight until :meth:`settled` is called."""
@@ -117,8 +152,13 @@ class Pen:
             [fact.body for fact in facts],
         )
         record_id = f"{who.session:x}.{who.instance}.{self._number}"
-        self.in_flight = self.last = Written(encode_pen(frame), record_id, expect, epoch, frame, facts)
+        kind = self._kind_of(facts) if self._has_dead else PEN
+        self.in_flight = self.last = Written(encode_pen(frame), record_id, expect, epoch, frame, facts, kind)
         return self.in_flight
+
+    def _kind_of(self, facts: list[Fact]) -> str:
+        self._has_dead = any(fact.mark in DEAD_MARKS for fact in self._facts)
+        return DEAD if any(fact.mark in DEAD_MARKS for fact in facts) else PEN
 
     def _take(self) -> list[Fact]:
         facts: list[Fact] = []
@@ -133,15 +173,18 @@ class Pen:
         return facts
 
     def _keep_together(self, facts: list[Fact]) -> None:
-        """What belongs to an outcome that did not fit goes with it, into the next frame."""
-        whole = len(facts)
-        while whole and facts[whole - 1].mark in _GLUED:
+        """What belongs to a fact that did not fit goes with it, into the next frame."""
+        whole, after = len(facts), self._facts[0]
+        while whole and _is_glued(facts[whole - 1], after):
             whole -= 1
+            after = facts[whole]
         if whole:
             self._facts.extendleft(reversed(facts[whole:]))
             del facts[whole:]
             return
-        while self._facts and facts[-1].mark in _GLUED:  # all of it is one call's: over the limit, but whole
+        while self._facts and _is_glued(
+            facts[-1], self._facts[0]
+        ):  # all of it is one call's: over the limit, but whole
             facts.append(self._facts.popleft())
 
     def send(self, written: Written) -> Written:
@@ -178,4 +221,9 @@ class Pen:
     def clear(self) -> None:
         """Drop everything: it must not be written any more."""
         self._facts.clear()
+        self._has_dead = False
         self.in_flight = None
+
+
+def _is_glued(fact: Fact, after: Fact) -> bool:
+    return fact.mark in _GLUED and fact.call is after.call

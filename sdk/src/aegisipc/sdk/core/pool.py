@@ -10,38 +10,48 @@ that the call did not run, it must be run, by somebody who has it. So a frame st
 doubts are resolved, and goes to another one when that worker is gone, like any other frame. Whoever resolves
 a doubt needs only to write that; whoever has the frame reads it and goes on. (Were such frames acknowledged,
 a call found not to have run would be in the memory of the one who found that, and lost with it.)
+
+A dead letter is an end, and its frame is acknowledged. To run it again, its call is stored in a frame once
+more, with the same id; whoever is handed that says first that the call runs again, and begins when this has
+come back as what counts.
 """
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Final
 
-from aegisipc.eventstore.calls import OpenCall, Outcome, Outcomes
 from aegisipc.eventstore.errors import MalformedPayload
 from aegisipc.eventstore.events import Effect, Resolution
-from aegisipc.eventstore.frames import OUTCOMES, CallFrame, Mark, decode_pen
+from aegisipc.eventstore.frames import (
+    CLOSING,
+    CallEntry,
+    CallFrame,
+    Mark,
+    PenFrame,
+    decode_pen,
+)
 from aegisipc.eventstore.ids import CallId
+from aegisipc.eventstore.keys import SEGMENT_KEYS, KeyOwner
 from aegisipc.eventstore.log import Record
-from aegisipc.eventstore.subjects import HA, PEN, Place, Subjects
+from aegisipc.eventstore.memories import Outcome, Outcomes
+from aegisipc.eventstore.open_calls import OpenCall
+from aegisipc.eventstore.subjects import CANCEL, CONCLUSIONS, HA, KEYS, Place, Subjects
 from aegisipc.eventstore.topology import InstanceView
+from aegisipc.sdk.core.keyed import Lookup
 from aegisipc.sdk.core.pen import Identity, Pen, Start, Written
-from aegisipc.sdk.core.pool_facts import BESIDE, FINAL, Known, PoolFacts, resolution_body
+from aegisipc.sdk.core.pool_answers import Reply, answer, missing
+from aegisipc.sdk.core.pool_facts import BESIDE, Known, PoolFacts
 from aegisipc.sdk.core.pool_frames import Deliveries, Delivery
-from aegisipc.sdk.core.pool_hand import Hand
+from aegisipc.sdk.core.pool_hand import Hand, ToCancel
+from aegisipc.sdk.core.pool_key_words import KeyWords
+from aegisipc.sdk.core.pool_keys import PoolKeys
+from aegisipc.sdk.core.pool_requeues import opened
+from aegisipc.sdk.core.pool_resolving import Resolved as Resolved  # noqa: PLC0414 - part of what it gives
+from aegisipc.sdk.core.pool_resolving import Resolving
 from aegisipc.sdk.core.pool_standing import Standing
-
-type Reply = tuple[CallId, int, bytes | None]
-
-
-class Resolved(NamedTuple):
-    """What came of a resolution that this worker wrote: ``seq`` is where it stands in the log, 0 if another
-    word about the call was there first.
-    """
-
-    call_id: CallId
-    seq: int
+from aegisipc.sdk.core.pool_words import requeued_body
 
 
 class PoolWorker:
@@ -61,20 +71,27 @@ class PoolWorker:
         *,
         max_running: int,
         max_frame_bytes: int,
+        segment_keys: int = SEGMENT_KEYS,
     ) -> None:
         self.identity = identity
         self.standing = Standing(identity, subjects)
         self.frames = Deliveries()
         self.facts = PoolFacts(lambda call_id: self.frames.holds(call_id) or call_id in self._resolving)
         self.outcomes = Outcomes()
-        self.anomalies: Counter[str] = Counter()
         self._subjects = subjects
         self._pen = Pen(identity, max_frame_bytes)
-        self._hand = Hand(self.standing, self.facts, self.frames, self._pen, effects, max_running)
-        self._resolving: dict[CallId, OpenCall] = {}
+        self.keys = PoolKeys(max_frame_bytes, segment_keys)
+        self._key_words = KeyWords(
+            identity, self.facts, self._pen, self.keys, self._outcome_of
+        )
+        self.keying = self._key_words.keying
+        self.anomalies = self._key_words.anomalies
+        self._hand = Hand(
+            self.standing, self.facts, self.frames, self._pen, self.keying, effects, max_running
+        )
+        self._resolving = Resolving(self._pen)
         self._unanswered = 0
         self._replies: list[tuple[str, Reply]] = []
-        self._resolved: list[Resolved] = []
 
     # -- what it knows ----------------------------------------------------------------------------------
 
@@ -138,14 +155,32 @@ class PoolWorker:
     def on_record(self, record: Record, now_ns: int) -> None:
         """Fold a record of the pool's log: its instances, and what was claimed and concluded."""
         place = self._subjects.parse(record.subject)
-        if place.kind == HA:
+        kind = place.kind
+        if kind in CONCLUSIONS:
+            self._on_pen(record, place, now_ns)
+        elif kind == HA:
             self.standing.apply(record, place)
             self._hand.mind_orphans()
-        elif place.kind == PEN:
-            self._on_pen(record, place, now_ns)
-        if not self.standing.keeps_frames and not self.standing.is_draining:
+        elif kind == KEYS:
+            self._key_words.on_segment(self._hand, record)
+        elif kind == CANCEL:
+            self.on_cancel(record)
+        self.keys.position = record.seq
+        if self.standing.is_draining:
+            self._hand.give_back_later()
+        elif not self.standing.keeps_frames:
             self._hand.give_back()
         self._hand.pump(now_ns)
+
+    def on_past(self, record: Record) -> None:
+        """Take in a record from before the place where following begins, for what it says of keys."""
+        place = self._subjects.parse(record.subject)
+        if place.kind == KEYS:
+            self._key_words.on_segment(self._hand, record)
+            return
+        frame = self._read(record)
+        if frame is not None and self.facts.is_new(record, place.who, frame):
+            self._key_words.on_past(record, frame, place.who)
 
     def on_frame(
         self,
@@ -173,32 +208,72 @@ class PoolWorker:
             found = known.get(entry.call_id)
             if found is not None:
                 self.facts.learn(entry.call_id, found)
-            deadline_ns = record.timestamp_ns + entry.timeout_ms * 1_000_000
-            self._take(
-                OpenCall(entry.call_id, client, entry.method, entry.resource, record.seq, deadline_ns, body)
-            )
+            self._take(record, client, entry, body)
         if record.seq in self.deliveries:
             self.frames.look_at(record.seq)
         self._hand.pump(now_ns)
 
-    def _take(self, call: OpenCall) -> None:
+    def _take(self, record: Record, client: str, entry: CallEntry, body: bytes) -> None:
+        found = opened(record, client, entry, body)
+        if found is None:
+            self.anomalies["malformed"] += 1
+            return
+        call, requeued = found
         known = self.facts.get(call.call_id)
-        if known is not None and known.is_final:
+        is_dead_letter = (
+            requeued is not None
+            and known is not None
+            and (known.mark, known.seq) == (Mark.DEAD_LETTERED, requeued.dead_seq)
+        )
+        if not is_dead_letter and not found.is_of(known):
             return
         if self.frames.holds(call.call_id):
             self.anomalies["frame stored twice"] += 1
             return  # it is in work already, and the frame it came with stays open for it
         self.frames.add(call.call_id, call.seq)
-        self._hand.place(call)
+        if requeued is not None and is_dead_letter:
+            self._hand.calls[call.call_id] = call
+            self._pen.note_dead(Mark.REQUEUED, call, requeued_body(requeued))
+        else:
+            self._hand.place(call)
 
     def on_finished(self, start: Start, mark: Mark, body: bytes | None, now_ns: int) -> None:
         """Take the outcome of a call that ran. If it is in doubt by now, this ends the doubt."""
         self._hand.finished(start.call, mark, body)
         self._hand.pump(now_ns)
 
+    def on_failed(
+        self, start: Start, body: bytes | None, stack: Sequence[str], delay_ns: int | None, now_ns: int
+    ) -> None:
+        """Take the failure of a call that is to run again: after so long, or not any more (``None``)."""
+        self._hand.failed(start.call, body, stack, delay_ns, now_ns)
+        self._hand.pump(now_ns)
+
+    def tries(self, call_id: CallId) -> int:
+        """Return how many attempts of a call failed before this one."""
+        known = self.facts.get(call_id)
+        return known.tries if known is not None else 0
+
+    def on_key_found(self, lookup: Lookup, owner: KeyOwner | None, now_ns: int) -> None:
+        """Segments were read, as :meth:`take_lookups` asked for: that call has the key, or none."""
+        self._key_words.on_found(self._hand, lookup, owner)
+        self._hand.pump(now_ns)
+
+    def on_cancel(self, record: Record) -> None:
+        """Take in a request to cancel calls."""
+        try:
+            named = self._hand.cancels.apply(record)
+        except MalformedPayload:
+            self.anomalies["malformed"] += 1
+            return
+        for call_id in named:
+            self._hand.cancel(call_id)
+
     def on_tick(self, now_ns: int) -> None:
-        """Conclude what expired while it waited."""
+        """Conclude what expired while it waited, and begin what is due."""
         self._hand.expire(now_ns)
+        if self._hand.later:
+            self._hand.pump(now_ns)
 
     def drain(self) -> None:
         """Take no more frames, and go on with those begun: nobody else can have their calls before their
@@ -224,29 +299,27 @@ class PoolWorker:
         comes out of :meth:`take_resolved`. Returns ``False`` if there is nothing to resolve: the call is not
         in doubt, a resolution is on its way, or it runs right here.
         """
-        known = self.facts.get(call.call_id)
-        is_doubt = known is not None and known.mark is Mark.IN_DOUBT
-        if (
-            known is None
-            or not is_doubt
-            or call.call_id in self._resolving
-            or call.call_id in self._hand.begun
-        ):
+        if call.call_id in self._hand.begun:
             return False
-        self._resolving[call.call_id] = call
-        said = resolution_body(resolution, known)
-        if result is None:
-            self._pen.note(Mark.NOT_EXECUTED, call, said)
-        else:
-            self._pen.note(Mark.EXECUTED, call, said)
-            self._pen.note(Mark.SUCCEEDED, call, result)
-        return True
+        return self._resolving.resolve(self.facts, call, resolution, result)
+
+    def discard(self, call: OpenCall, resolution: Resolution) -> bool:
+        """Write that a dead letter will never run again; as :meth:`resolve`."""
+        return self._resolving.discard(self.facts, call, resolution)
 
     # -- what to do -------------------------------------------------------------------------------------
 
     def take_starts(self) -> list[Start]:
         """Return the calls to run now; each is given once."""
         return self._hand.take_starts()
+
+    def take_cancels(self) -> list[ToCancel]:
+        """Return the handlers that are to be stopped; each is given once."""
+        return self._hand.take_cancels()
+
+    def take_lookups(self) -> list[Lookup]:
+        """Return which segments are to be read for whose key; each is given once."""
+        return self.keying.take_lookups()
 
     def take_replies(self) -> dict[str, list[Reply]]:
         """Return, per client, the outcomes that are now certain."""
@@ -258,8 +331,7 @@ class PoolWorker:
 
     def take_resolved(self) -> list[Resolved]:
         """Return what came of the resolutions that were written."""
-        resolved, self._resolved = self._resolved, []
-        return resolved
+        return self._resolving.take()
 
     def next_frame(self) -> Written | None:
         """Return what to write next, or ``None``."""
@@ -274,66 +346,79 @@ class PoolWorker:
 
     def answer(self, call_ids: Sequence[CallId]) -> list[Reply]:
         """Return the recorded outcomes of those calls whose outcomes are still remembered here."""
-        found = (self.outcomes.get(call_id) for call_id in call_ids)
-        return [(o.call_id, int(o.mark), o.body) for o in found if o is not None]
+        return answer(self.outcomes, call_ids)
 
     def missing(self, call_ids: Sequence[CallId]) -> tuple[dict[CallId, int], list[CallId]]:
         """Tell what :meth:`answer` does not know: where the conclusions are whose bodies were forgotten, and
         the calls of which nothing is known.
         """
-        forgotten: dict[CallId, int] = {}
-        unknown: list[CallId] = []
-        for call_id in call_ids:
-            known = self.facts.get(call_id)
-            if self.outcomes.get(call_id) is not None:
-                continue
-            if known is None:
-                unknown.append(call_id)
-            elif known.mark in OUTCOMES:
-                forgotten[call_id] = known.seq
-        return forgotten, unknown
+        return missing(self.outcomes, self.facts, call_ids)
+
+    def _outcome_of(self, call_id: CallId) -> Outcome | None:
+        return self.outcomes.get(call_id)
 
     def on_found(self, outcome: Outcome, seq: int) -> None:
         """An outcome was looked up in the log, to answer with; what was followed meanwhile counts more."""
         known = self.facts.get(outcome.call_id)
-        if known is None or known.seq == seq:
+        if known is None or known.told_seq == seq:
             self.outcomes.add(outcome)
 
     # -- the log's word ---------------------------------------------------------------------------------
 
-    def _on_pen(self, record: Record, place: Place, now_ns: int) -> None:
+    def _read(self, record: Record) -> PenFrame | None:
         try:
-            frame = decode_pen(record.payload)
+            return decode_pen(record.payload)
         except MalformedPayload:
             self.anomalies["malformed"] += 1
+            return None
+
+    def _on_pen(self, record: Record, place: Place, now_ns: int) -> None:
+        frame = self._read(record)
+        if frame is None or not self.facts.is_new(record, place.who, frame):
             return
-        if not self.facts.is_new(record, place.who, frame):
-            return
-        mine = place.who == self.identity.instance and frame.session == self.identity.session
+        writer, session = place.who, frame.session
+        mine = writer == self.identity.instance and session == self.identity.session
         if mine:
             self._unanswered -= 1
+        self.keys.on_frame(len(frame.entries))
         for (mark, call_id), body in zip(frame.entries, frame.bodies, strict=True):
-            known = self.facts.fold(call_id, mark, body, place.who, record.seq, frame.session)
+            if mark in _OF_KEYS:
+                self._key_words.apply(self._hand, mark, call_id, body, record.seq, (writer, session))
+                continue
+            known = self.facts.fold(call_id, mark, body, writer, record.seq, session)
             if known is None:
                 if mine and mark not in BESIDE:
                     self._in_vain(call_id, mark)
-            elif mark in FINAL:
+            elif mark in CLOSING:
                 self._conclude(Outcome(call_id, mark, body), record.seq, mine=mine)
             elif mark is Mark.IN_DOUBT:
                 self._doubt(Outcome(call_id, mark, body), mine=mine)
-            elif mark is Mark.NOT_EXECUTED:
-                self._reopen(call_id, record.seq, mine=mine)
+            elif mark in _ELSE:
+                self._else(mark, call_id, record.seq, mine=mine)
             else:
                 self._hand.taken(call_id, now_ns, mine=mine)
+
+    def _else(self, mark: Mark, call_id: CallId, seq: int, *, mine: bool) -> None:
+        if mark is Mark.NOT_EXECUTED:
+            self._reopen(call_id, seq, mine=mine)
+        elif mark is Mark.DISCARDED:
+            if mine:
+                self._resolving.end(call_id, seq)
+            if self._hand.remove(call_id) is not None:
+                self.frames.settle(call_id)
+        else:
+            if mark is Mark.REQUEUED:
+                self.outcomes.drop(call_id)
+            self._hand.moved(call_id, mine=mine)
 
     def _conclude(self, outcome: Outcome, seq: int, *, mine: bool) -> None:
         call_id = outcome.call_id
         self.outcomes.add(outcome)
+        if mine:
+            self._hand.endings.concluded(call_id, outcome.mark, self._hand.calls.get(call_id))
         call = self._hand.remove(call_id)
-        resolving = self._resolving.pop(call_id, None) if mine else None
-        if resolving is not None:
-            call = call or resolving
-            self._resolved.append(Resolved(call_id, seq))
+        if mine:
+            call = self._resolving.end(call_id, seq) or call
         self.frames.settle(call_id)
         self._reply(call, outcome, mine=mine)
 
@@ -350,11 +435,21 @@ class PoolWorker:
 
     def _reopen(self, call_id: CallId, seq: int, *, mine: bool) -> None:
         self.outcomes.drop(call_id)
-        if mine and self._resolving.pop(call_id, None) is not None:
-            self._resolved.append(Resolved(call_id, seq))
+        if mine:
+            self._resolving.end(call_id, seq)
         self._hand.reopen(call_id)
 
     def _in_vain(self, call_id: CallId, mark: Mark) -> None:
-        if mark in (Mark.NOT_EXECUTED, Mark.SUCCEEDED) and self._resolving.pop(call_id, None) is not None:
-            self._resolved.append(Resolved(call_id, 0))
+        if mark in _RESOLVING:
+            self._resolving.end(call_id, 0)
+        known = self.facts.get(call_id)
+        if mark is Mark.REQUEUED and (known is None or known.is_closed):
+            if self._hand.remove(call_id) is not None:  # the dead letter was dealt with before
+                self.frames.settle(call_id)
+            return
         self._hand.in_vain(call_id, mark)
+
+
+_OF_KEYS: Final = frozenset({Mark.KEYED, Mark.RELEASED})
+_ELSE: Final = frozenset({Mark.NOT_EXECUTED, Mark.DISCARDED, Mark.REQUEUED, Mark.RETRY_SCHEDULED})
+_RESOLVING: Final = frozenset({Mark.NOT_EXECUTED, Mark.SUCCEEDED, Mark.DISCARDED})

@@ -1,7 +1,8 @@
 """What the log says of a pool's calls: the rule of what counts where many write, and a bounded memory of it.
 
 Who writes decides on what was read a moment ago, and a frame may be under way for long. So what could do harm
-when it comes late names what it is about: an attempt its number, a doubt the claim, a resolution the doubt. A
+when it comes late names what it is about: an attempt its number, a doubt the claim, a resolution the doubt, a
+retry the attempt that failed, what ends a claimed call the claim, what deals with a dead letter that one. A
 record that is about something else by then changes nothing for any worker. (Readers that look at marks alone
 may show such a call as in doubt, or as accepted, for a while; they come to the same outcome.)
 """
@@ -9,17 +10,26 @@ may show such a call as in doubt, or as accepted, for a while; they come to the 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Iterable, Sequence
-from typing import Any, Final, NamedTuple
+from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Set as AbstractSet
+from typing import Final, NamedTuple
 
-from aegisipc.eventstore.calls import Sessions, counts
-from aegisipc.eventstore.codec import decode, encode
-from aegisipc.eventstore.errors import CodecError, MalformedPayload
-from aegisipc.eventstore.events import ErrorInfo, Resolution
-from aegisipc.eventstore.frames import Mark, PenFrame, decode_pen
+from aegisipc.eventstore.calls import counts
+from aegisipc.eventstore.errors import MalformedPayload
+from aegisipc.eventstore.frames import CLOSING, Mark, PenFrame, decode_pen
 from aegisipc.eventstore.ids import CallId
 from aegisipc.eventstore.log import Record
+from aegisipc.eventstore.memories import Sessions
 from aegisipc.eventstore.tuples import new_tuple
+from aegisipc.sdk.core.pool_words import (
+    Scheduled,
+    claim_in,
+    dead_letter_in,
+    doubt_in,
+    number_in,
+    requeued_from,
+    scheduled_in,
+)
 
 MAX_SEEN: Final = 200_000
 """Calls whose latest known fact is remembered, without its body; older ones are looked up in the log when
@@ -29,23 +39,43 @@ they are handed out again.
 _MOST_KEPT: Final = 16
 """How many calls in hand a single new one may find in the place of the oldest, and leave there."""
 
-BESIDE: Final = frozenset({Mark.EXECUTED, Mark.EMITTED, Mark.CHECKED})
-"""Marks that say something beside the course of a call; an outcome follows the first two at once."""
+BESIDE: Final = frozenset({Mark.EXECUTED, Mark.EMITTED, Mark.CHECKED, Mark.KEYED, Mark.RELEASED})
+"""Marks that say something beside the course of a call."""
 
-FINAL: Final = frozenset({Mark.SUCCEEDED, Mark.FAILED, Mark.EXPIRED, Mark.DEAD_LETTERED})
+CLOSED: Final = CLOSING | {Mark.DISCARDED}
+"""Marks after which nothing is to be done about a call. Dead letters may come back."""
 
+_NAMING: Final = frozenset(
+    {
+        Mark.IN_DOUBT,
+        Mark.NOT_EXECUTED,
+        Mark.RETRY_SCHEDULED,
+        Mark.CANCELLED,
+        Mark.DEAD_LETTERED,
+        Mark.REQUEUED,
+        Mark.DISCARDED,
+    }
+)
+"""Marks whose bodies say what they are about."""
 
-_FIRST: Final = frozenset(mark for mark in Mark if counts(None, mark))
-"""What counts for a call of which nothing was said."""
+_FIRST: Final = frozenset(mark for mark in Mark if counts(None, mark)) - _NAMING
+"""What counts for a call of which nothing was said, whatever its body says."""
+
+_PLAIN: Final = frozenset({Mark.CLAIMED, Mark.SUCCEEDED, Mark.FAILED, Mark.EXPIRED, Mark.DUPLICATE})
+"""What counts whatever its body says, if it counts at all."""
+
+_MAY_BE_ATTEMPTED: Final = frozenset({None, Mark.RETRY_SCHEDULED, Mark.REQUEUED})
 
 
 class Known(NamedTuple):
     """What counts for a call so far: the latest mark that moved it, who wrote that, and where.
 
-    ``mark`` is ``None`` for a call that nothing was said of but that it was begun again; then ``writer`` and
-    ``seq`` are those of the latest attempt. ``attempts`` are the writers of all of them, ``claimed_by`` is
-    who claimed the call that is in doubt now. ``session`` tells which run of the writer it was (0: not
-    known).
+    ``mark`` is ``None`` for a call of which nothing was said but that it was begun again. ``is_begun`` says
+    that ``writer`` began it again alone, at ``seq``; ``attempts`` are the writers of all such attempts since
+    it last came to an end. ``claimed_by`` is who claimed the call that is in doubt now. ``session`` tells
+    which run of the writer it was (0: not known). ``tries`` is how many attempts failed by the retry policy,
+    and ``due_ns`` when the next one is due. ``dead_seq`` is the dead letter from which it came back; of a
+    discarded call, the dead letter that it is.
     """
 
     mark: Mark | None
@@ -54,16 +84,34 @@ class Known(NamedTuple):
     attempts: tuple[str, ...] = ()
     claimed_by: str = ""
     session: int = 0
+    tries: int = 0
+    due_ns: int = 0
+    dead_seq: int = 0
+    is_begun: bool = False
 
     @property
-    def is_final(self) -> bool:
-        """Nothing more can happen to the call."""
-        return self.mark in FINAL
+    def is_closed(self) -> bool:
+        """Nothing is to be done about the call."""
+        return self.mark in CLOSED
 
     @property
     def is_taken(self) -> bool:
         """The call is in the hands of ``writer``, as long as that one lives."""
-        return self.mark is Mark.CLAIMED or (self.mark is None and bool(self.attempts))
+        return self.mark is Mark.CLAIMED or self.is_begun
+
+    @property
+    def claim_seq(self) -> int:
+        """Where the claim stands that counts now, 0 if there is none."""
+        return self.seq if self.mark is Mark.CLAIMED else 0
+
+    @property
+    def told_seq(self) -> int:
+        """Where the outcome stands that callers are told."""
+        return self.dead_seq if self.mark is Mark.DISCARDED else self.seq
+
+
+NOTHING: Final = Known(None, "", 0)
+"""Of a call of which nothing was said."""
 
 
 def after(
@@ -72,93 +120,68 @@ def after(
     """Return what counts after an entry of a pen frame, or ``None`` if it does not count (or says something
     beside the call's course).
     """
-    if before is None and mark in _FIRST:  # as it mostly is
-        first: Known = new_tuple(Known, (mark, writer, seq, (), "", session))
-        return first
-    attempts = before.attempts if before is not None else ()
-    latest = before.mark if before is not None else None
+    if before is None:
+        if mark in _FIRST:  # as it mostly is
+            first: Known = new_tuple(Known, (mark, writer, seq, (), "", session, 0, 0, 0, False))
+            return first
+        before = NOTHING
     if mark is Mark.ATTEMPTED:
-        is_next = latest is None and _number(body) == len(attempts) + 1
-        return Known(None, writer, seq, (*attempts, writer), "", session) if is_next else None
-    if before is None or mark in BESIDE or not counts(latest, mark):
+        if before.mark not in _MAY_BE_ATTEMPTED or number_in(body) != len(before.attempts) + 1:
+            return None
+        attempts = (*before.attempts, writer)
+        return before._replace(writer=writer, seq=seq, session=session, attempts=attempts, is_begun=True)
+    if mark in BESIDE or not counts(before.mark, mark):
         return None
-    if mark is Mark.IN_DOUBT:
-        is_of_this = _named(body, _claim_in) in (0, before.seq)
-        return Known(mark, writer, seq, attempts, before.writer, session) if is_of_this else None
-    if mark is Mark.NOT_EXECUTED and _named(body, _doubt_in) not in (0, before.seq):
+    if mark in _NAMING and not _is_about_this(before, mark, body):
         return None
-    return Known(mark, writer, seq, attempts, "", session)
-
-
-# -- bodies of marks ------------------------------------------------------------------------------------
-
-
-def attempt_body(number: int) -> bytes:
-    """Return the body of an ``ATTEMPTED`` fact: it counts if it is the next one."""
-    return encode(number)
-
-
-def doubt_body(claim: Known, fate: str) -> bytes:
-    """Return the body of an ``IN_DOUBT`` fact: whose claim it is about, and what became of that one."""
-    return encode(
-        ErrorInfo(
-            code="in_doubt",
-            message=f"{claim.writer} claimed it and {fate}; whether it ran cannot be told from the log",
-            details={"claimed_by": claim.writer, "claimed_seq": claim.seq, "fate": fate},
-        )
+    now: Known = new_tuple(
+        Known,
+        (
+            mark,
+            writer,
+            seq,
+            before.attempts,
+            "",
+            session,
+            before.tries,
+            before.due_ns,
+            before.dead_seq,
+            False,
+        ),
     )
+    return _moved(before, now, body) if mark in _NAMING else now
 
 
-def dead_letter_body(attempts: Sequence[str]) -> bytes:
-    """Return the body of a ``DEAD_LETTERED`` fact."""
-    return encode(
-        ErrorInfo(
-            code="dead_lettered",
-            message=f"every instance that began it again alone was gone before it had an outcome: "
-            f"{', '.join(attempts)}; it is not begun any more",
-            details={"attempts": len(attempts), "instances": list(attempts)},
-        )
-    )
+def _moved(before: Known, now: Known, body: bytes | None) -> Known:
+    """Return what is known of a call now, beside what every mark says."""
+    match now.mark:
+        case Mark.IN_DOUBT:
+            return now._replace(claimed_by=before.writer)
+        case Mark.RETRY_SCHEDULED:
+            said = scheduled_in(body) or Scheduled(before.tries + 1, 0, 0)
+            return now._replace(attempts=(), tries=said.attempt, due_ns=said.due_ns)
+        case Mark.REQUEUED:
+            return now._replace(attempts=(), tries=0, due_ns=0, dead_seq=before.seq)
+        case Mark.DISCARDED:
+            return now._replace(dead_seq=before.seq)
+    return now
 
 
-def _number(body: bytes | None) -> int:
-    try:
-        number = decode(body or b"")
-    except CodecError:
-        return 0
-    return number if type(number) is int else 0
-
-
-def _named(body: bytes | None, named_in: Callable[[Any], Any]) -> int:
-    """Return the sequence that a body names, 0 if it names none."""
-    if body is None:
-        return 0
-    try:
-        seq = named_in(decode(body))
-    except (CodecError, LookupError, TypeError):
-        return 0
-    return seq if type(seq) is int else 0
-
-
-def _claim_in(error: Any) -> Any:
-    return error["details"]["claimed_seq"]
-
-
-def _doubt_in(resolution: Any) -> Any:
-    return resolution["doubt_seq"]
-
-
-def resolution_body(resolution: Resolution, doubt: Known | None) -> bytes:
-    """Return the body of an ``EXECUTED`` or ``NOT_EXECUTED`` fact about this doubt."""
-    return encode(resolution.model_copy(update={"doubt_seq": doubt.seq if doubt is not None else 0}))
-
-
-def evidence_of(instance: str, doubt: Known | None) -> bytes:
-    """Return the body of an ``EXECUTED`` fact of the worker that ran the call itself, and is late. `doubt` is
-    ``None`` if it cannot know any more whether there is one.
-    """
-    reason = "it had claimed the call, was taken for gone, and ran it to its end"
-    return resolution_body(Resolution(source="evidence", author=instance, reason=reason), doubt)
+def _is_about_this(before: Known, mark: Mark, body: bytes | None) -> bool:
+    """A word that comes late is about another claim, another doubt, or another attempt."""
+    match mark:
+        case Mark.IN_DOUBT:
+            return claim_in(body) in (0, before.claim_seq)
+        case Mark.NOT_EXECUTED | Mark.DISCARDED:
+            return doubt_in(body) in (0, before.seq)
+        case Mark.REQUEUED:
+            return requeued_from(body) == before.seq
+        case Mark.RETRY_SCHEDULED:
+            said = scheduled_in(body)
+            here = (before.tries + 1, before.claim_seq)
+            return said is not None and (said.attempt, said.claimed_seq) == here
+        case _:  # CANCELLED, DEAD_LETTERED
+            return (claim_in(body), dead_letter_in(body)) == (before.claim_seq, before.dead_seq)
 
 
 # -- memory ---------------------------------------------------------------------------------------------
@@ -207,9 +230,9 @@ class PoolFacts:
                 seen[oldest] = its
                 kept += 1
 
-    def look_up(self, wanted: Collection[CallId]) -> LookUp:
-        """Begin to look up calls in the log; ends with :meth:`finish`."""
-        look_up = LookUp(frozenset(wanted))
+    def look_up(self, wanted: AbstractSet[CallId], dead: Mapping[CallId, int] | None = None) -> LookUp:
+        """Begin to look up calls in the log; ends with :meth:`finish`. `dead`: see :class:`LookUp`."""
+        look_up = LookUp(frozenset(wanted), dead)
         self._look_ups.append(look_up)
         return look_up
 
@@ -225,11 +248,16 @@ class LookUp:
 
     A worker follows facts from where it began, so of older calls it knows only what counts by itself. What
     was read and what was followed meanwhile are put together here, each record once.
+
+    ``dead`` are calls that were dead letters, by where that stands: of those it begins there.
     """
 
-    def __init__(self, wanted: frozenset[CallId]) -> None:
+    def __init__(self, wanted: frozenset[CallId], dead: Mapping[CallId, int] | None = None) -> None:
         self._wanted = wanted
-        self._known: dict[CallId, Known] = {}
+        self._dead = dead or {}
+        self._known: dict[CallId, Known] = {
+            call_id: Known(Mark.DEAD_LETTERED, "", seq) for call_id, seq in self._dead.items()
+        }
         self._sessions = Sessions()
         self._read_to = 0
         self._followed: list[tuple[int, str, str, PenFrame]] = []
@@ -263,7 +291,7 @@ class LookUp:
         if not self._sessions.is_new(subject, frame.session, frame.number):
             return counted
         for (mark, call_id), body in zip(frame.entries, frame.bodies, strict=True):
-            if call_id not in self._wanted:
+            if call_id not in self._wanted or seq <= self._dead.get(call_id, 0):
                 continue
             known = after(self._known.get(call_id), mark, body, writer, seq, frame.session)
             if known is not None:

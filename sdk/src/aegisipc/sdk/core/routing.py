@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from aegisipc.eventstore.names import POOL_GROUP
+from collections.abc import Iterable
+
+from aegisipc.eventstore.names import POOL_GROUP, split_method
 from aegisipc.eventstore.topology import ServiceView, Topology
 from aegisipc.sdk.errors import NoRoute
 
@@ -16,35 +18,48 @@ def route(topology: Topology, service: str, method: str, resource: str | None) -
         NoRoute: no such service, method or resource is known; says which there are.
     """
     view = topology.services.get(service)
-    if view is None or not view.contract:
+    if view is None or not any(group.contract for group in view.groups.values()):
         known = sorted(name for name, s in topology.services.items() if s.contract)
         raise NoRoute(
             f"cannot call {service}.{method}: no service {service!r} has joined this namespace"
             + (f"; there is {_some(known)}" if known else "; start it, or check the namespace"),
             service=service,
         )
-    if method not in view.contract:
-        raise NoRoute(
-            f"cannot call {service}.{method}: {service!r} has no such method; it has "
-            f"{_some(sorted(view.contract))}",
-            service=service,
-            method=method,
-        )
-    return _by_resource(view, method, resource) if resource is not None else _without_resource(view, method)
+    group = view.resources.get(resource) if resource is not None else None
+    if group is None:
+        if method not in view.contract:
+            raise _no_method(view, method, view.contract, repr(service))
+        if resource is not None:
+            raise _nobody_serves(view, method, resource)
+        group = _without_resource(view, method)
+    offered = view.groups[group].contract
+    if method not in offered:
+        whose = f"group {group!r} of {service!r}" if method in view.contract else repr(service)
+        raise _no_method(view, method, offered, whose)
+    return group
 
 
-def _by_resource(view: ServiceView, method: str, resource: str) -> str:
-    group = view.resources.get(resource)
-    if group is not None:
-        return group
+def _no_method(view: ServiceView, method: str, offered: Iterable[str], whose: str) -> NoRoute:
+    """Of a group in which an older instance is active, a method may be missing that others offer already."""
+    has = sorted(offered)
+    base, version = split_method(method)
+    versions = [name for name in has if split_method(name)[0] == base]
+    if versions:
+        why = f"{whose} has no version {version} of {base!r}; it has {_some(versions)}"
+    else:
+        why = f"{whose} has no such method; it has {_some(has)}"
+    return NoRoute(f"cannot call {view.name}.{method}: {why}", service=view.name, method=method)
+
+
+def _nobody_serves(view: ServiceView, method: str, resource: str) -> NoRoute:
     if view.resources:
-        raise NoRoute(
+        return NoRoute(
             f"cannot call {view.name}.{method} for resource {resource!r}: no group serves it; "
             f"served are {_some(sorted(view.resources))}",
             service=view.name,
             resource=resource,
         )
-    raise NoRoute(
+    return NoRoute(
         f"cannot call {view.name}.{method} for resource {resource!r}: {view.name!r} is a pool and keeps no "
         "order; "
         "call it without resource_id",

@@ -53,6 +53,11 @@ class Snapshots:
         """How many were not written, because they do not fit in a record. The log is read from further back.
         """
 
+    @property
+    def is_due(self) -> bool:
+        """The next frame after which nothing is unwritten will be the occasion of one."""
+        return self._since >= self.every and self._blob is None and self._payload is None
+
     def on_frame_out(self) -> None:
         """A frame has been made: if it holds all there is, the state now is the state after it."""
         if self._since < self.every or self._blob is not None or self._pen.has_more:

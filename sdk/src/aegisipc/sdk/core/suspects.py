@@ -12,17 +12,14 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Final
 
-from aegisipc.eventstore.calls import OpenCall
-from aegisipc.eventstore.codec import encode
-from aegisipc.eventstore.events import ErrorInfo
+from aegisipc.eventstore.ids import CallId
+from aegisipc.eventstore.open_calls import OpenCall
 
 MAX_FAILOVERS_UNSUSPECTED: Final = 1
 """How many failovers a call may live through and still be run like any other."""
 
 MAX_ATTEMPTS: Final = 3
 """How often a suspect is begun alone before it is given up."""
-
-DEAD_LETTERED_CODE: Final = "dead_lettered"
 
 _KEPT: Final = 64
 
@@ -47,6 +44,13 @@ class Suspects:
             return True
         lived_through = sum(1 for seq in self._failovers if seq > call.seq)
         return lived_through > MAX_FAILOVERS_UNSUSPECTED
+
+    @staticmethod
+    def is_poison(call: OpenCall) -> bool:
+        """Tell whether it is given up: the attempts of which an instance died are too many. Those that came
+        to an end, and to another attempt, are none of them.
+        """
+        return call.attempts - call.tries >= MAX_ATTEMPTS
 
     def begin(self, call: OpenCall) -> bool:
         """Tell whether `call` may begin now; else it waits here for :meth:`next`."""
@@ -75,19 +79,14 @@ class Suspects:
             self._parked = deque(call for call in self._parked if call.deadline_ns > now_ns)
         return expired
 
+    def withdraw(self, call_id: CallId) -> OpenCall | None:
+        """Take out a call that waits for its turn; ``None`` if it does not."""
+        found = next((call for call in self._parked if call.call_id == call_id), None)
+        if found is not None:
+            self._parked.remove(found)
+        return found
+
     def clear(self) -> None:
         """The pen is someone else's."""
         self._parked.clear()
         self._running = None
-
-
-def dead_letter(call: OpenCall) -> bytes:
-    """Return the error that a suspect ends with."""
-    return encode(
-        ErrorInfo(
-            code=DEAD_LETTERED_CODE,
-            message=f"every instance that ran it alone went down, {call.attempts} times; it is given up: "
-            "find out what it does to its service before it is called again",
-            details={"attempts": call.attempts},
-        )
-    )

@@ -6,15 +6,23 @@ Whoever holds it now finds these calls in doubt, and the one who ran them knows 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
+from pydantic import ValidationError
+
+from aegisipc.eventstore.bodies import ErrorInfo, RetryScheduled
 from aegisipc.eventstore.calls import OpenCall
+from aegisipc.eventstore.codec import decode, encode
+from aegisipc.eventstore.errors import CodecError
 from aegisipc.eventstore.events import Effect
 from aegisipc.eventstore.frames import Mark
 from aegisipc.eventstore.ids import CallId
+from aegisipc.sdk.core.dead_letters import error_in, last_error_in
 from aegisipc.sdk.core.pen import Fact
 
-_ENDS = frozenset({Mark.SUCCEEDED, Mark.FAILED})
+_ENDS: Final = frozenset(
+    {Mark.SUCCEEDED, Mark.FAILED, Mark.RETRY_SCHEDULED, Mark.DEAD_LETTERED, Mark.CANCELLED}
+)
 
 
 class Unwritten(NamedTuple):
@@ -40,6 +48,26 @@ def unwritten(lost: Iterable[Fact], effects: Mapping[str, Effect]) -> list[Unwri
         if mark is Mark.EXECUTED:
             told_by_others.add(call.call_id)
         elif mark in _ENDS and effects.get(call.method) is Effect.ONCE and call.call_id not in told_by_others:
-            found.append(Unwritten(call, mark, body, tuple(emitted)))
+            found.append(Unwritten(call, *as_evidence(mark, body), tuple(emitted)))
         emitted.clear()
     return found
+
+
+def as_evidence(mark: Mark, body: bytes | None) -> tuple[Mark, bytes | None]:
+    """Return what an end comes to as evidence: it says that a call ran and how, and not what is to become of
+    it.
+    """
+    if mark is Mark.SUCCEEDED:
+        return mark, body
+    if mark is Mark.RETRY_SCHEDULED:
+        return Mark.FAILED, encode(_error_of_attempt(body))
+    if mark is Mark.DEAD_LETTERED:
+        return Mark.FAILED, encode(last_error_in(body))
+    return Mark.FAILED, body
+
+
+def _error_of_attempt(body: bytes | None) -> ErrorInfo:
+    try:
+        return RetryScheduled.model_validate(decode(body or b"")).error
+    except (CodecError, ValidationError):
+        return error_in(body)

@@ -12,6 +12,7 @@ from aegisipc.eventstore.clock import ServerClock
 from aegisipc.eventstore.errors import AckUnknown, AegisError
 from aegisipc.eventstore.jetstream import JetStreamLog
 from aegisipc.eventstore.nats.connection import Connection
+from aegisipc.eventstore.objects import DEFAULT_MAX_OBJECT_BYTES, Objects
 from aegisipc.eventstore.subjects import Subjects
 from aegisipc.eventstore.topology import GroupView, InstanceView
 from aegisipc.sdk.core.pen import Identity
@@ -21,13 +22,21 @@ from aegisipc.sdk.service import Service
 
 @dataclass(frozen=True, slots=True)
 class Site:
-    """Where an instance lives: its connection, its log, and the server's clock as seen from here."""
+    """Where an instance lives: its connection, its log, and the server's clock as seen from here.
+
+    ``max_payload_bytes`` bounds the arguments and the result of a call.
+    """
 
     connection: Connection
     log: JetStreamLog
     subjects: Subjects
     clock: ServerClock
     leftovers: Leftovers = field(default_factory=Leftovers)
+    max_payload_bytes: int = DEFAULT_MAX_OBJECT_BYTES
+
+    def objects(self) -> Objects:
+        """Return the store of bodies that are too large for a frame."""
+        return Objects(self.connection, self.subjects, limit_bytes=self.max_payload_bytes)
 
     def now_ns(self) -> int:
         """Return the server's time, in Unix nanoseconds, as estimated."""
@@ -38,14 +47,21 @@ class Site:
         self.clock.observe(timestamp_ns, time.monotonic_ns())
 
 
-async def open_site(connection: Connection, log: JetStreamLog, subjects: Subjects) -> Site:
+async def open_site(
+    connection: Connection,
+    log: JetStreamLog,
+    subjects: Subjects,
+    *,
+    max_payload_bytes: int = DEFAULT_MAX_OBJECT_BYTES,
+) -> Site:
     """Build a site; reads the server's clock once.
 
     Raises:
         LogMissing, NotConnected, AckUnknown: as the log's ``bounds``.
     """
     bounds = await log.bounds()
-    return Site(connection, log, subjects, ServerClock(bounds.now_ns, time.monotonic_ns()))
+    clock = ServerClock(bounds.now_ns, time.monotonic_ns())
+    return Site(connection, log, subjects, clock, max_payload_bytes=max_payload_bytes)
 
 
 class Signal:

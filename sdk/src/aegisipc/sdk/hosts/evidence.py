@@ -19,6 +19,7 @@ from aegisipc.eventstore.ids import format_call_id
 from aegisipc.eventstore.jetstream import JetStreamLog
 from aegisipc.eventstore.subjects import Subjects
 from aegisipc.sdk.core.pen import Identity
+from aegisipc.sdk.core.unwritten import as_evidence
 from aegisipc.sdk.executor import Done
 
 _log = structlog.get_logger("aegisipc.instance")
@@ -41,7 +42,7 @@ class EvidenceWriter:
 
     async def tell(self, call: OpenCall, done: Done) -> None:
         """Say how `call` ended; tries again until that is in the log, for a minute."""
-        facts = [(Mark.EMITTED, event) for event in done.emitted] + [(done.mark, done.body)]
+        facts = [(Mark.EMITTED, event) for event in done.emitted] + [as_evidence(done.mark, done.body)]
         loop = asyncio.get_running_loop()
         give_up_at = loop.time() + PATIENCE_S
         async with (

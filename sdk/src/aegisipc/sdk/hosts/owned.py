@@ -4,27 +4,34 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
+from random import random
 from typing import Any, Final
 
 import msgpack  # type: ignore[import-untyped]
 import structlog
 
-from aegisipc.eventstore.errors import AegisError, MalformedPayload, WrongSequence
+from aegisipc.eventstore.errors import AegisError, MalformedPayload
 from aegisipc.eventstore.events import Effect
-from aegisipc.eventstore.group_commit import GroupCommit, OutFrame
-from aegisipc.eventstore.log import Appended, Following, Record
+from aegisipc.eventstore.group_commit import GroupCommit
+from aegisipc.eventstore.keys import KeyOwner
+from aegisipc.eventstore.log import Following, Record
 from aegisipc.eventstore.log import Start as From
 from aegisipc.eventstore.nats.message import Message
 from aegisipc.eventstore.nats.subscription import Subscription
 from aegisipc.eventstore.topology import GroupView, InstanceView
+from aegisipc.sdk.core.keyed import Lookup
 from aegisipc.sdk.core.member import GroupMember
 from aegisipc.sdk.core.pen import Start, Written
 from aegisipc.sdk.executor import Done, Executor
 from aegisipc.sdk.hosts.base import HostParts, RebuildNeeded, Signal, describe, max_body_bytes
 from aegisipc.sdk.hosts.evidence import EvidenceWriter
-from aegisipc.sdk.hosts.fence import read_fence
+from aegisipc.sdk.hosts.key_reading import KeyReader, spill
+from aegisipc.sdk.hosts.letters import Letters
+from aegisipc.sdk.hosts.pen_frames import PenFrames
 from aegisipc.sdk.hosts.resolving import Commands, Reconciliation
 from aegisipc.sdk.hosts.restoring import restore
+from aegisipc.sdk.hosts.rules import rules_of
+from aegisipc.sdk.hosts.timing import DueTimer, FlowTeller
 from aegisipc.sdk.reconciling import Reconciler
 from aegisipc.sdk.state import SharedState
 from aegisipc.sdk.wire import decode_ask, encode_outcomes
@@ -50,30 +57,43 @@ class OwnedHost:
         self._loop = asyncio.get_running_loop()
         shared = SharedState(parts.service)
         self._state = None if shared.is_empty else shared
-        self._effects = {name: method.effect for name, method in parts.service.methods.items()}
+        site, who, subjects = parts.site, parts.identity, parts.site.subjects
+        rules = rules_of(parts.service)
+        self._effects = rules.effects
         self.member = GroupMember(
-            parts.identity,
-            self._effects,
-            parts.site.subjects,
-            max_running=parts.service.max_running,
-            threaded=[name for name, method in parts.service.methods.items() if not method.is_async],
-            max_threaded=parts.service.threads,
-            max_frame_bytes=parts.site.log.max_record_bytes - 8192,
+            who,
+            rules,
+            subjects,
+            max_frame_bytes=site.log.max_record_bytes - 8192,
             state=self._state,
+            spill=spill,
         )
-        max_bytes, who, subjects = max_body_bytes(parts.site.log), parts.identity, parts.site.subjects
-        self._executor = Executor(parts.service, who, parts.site.now_ns, max_bytes, self._state)
+        max_bytes = max_body_bytes(site.log)
+        objects = site.objects()
+        self._executor = Executor(parts.service, who, site.now_ns, max_bytes, self._state, objects)
         self._reconciliation = Reconciliation(
             self.member,
             Reconciler(parts.service, who, max_bytes, self._state),
             spawn=self._spawn,
             wake=self._pump,
         )
-        self._commands = Commands(self.member, parts.service, post=self._post, wake=self._pump)
-        self._evidence = EvidenceWriter(parts.site.log, subjects, who)
-        self._pen_subject = subjects.pen(who.service, who.group, who.instance)
-        self._state_subject = subjects.state(who.service, who.group, who.instance)
-        self._commit = GroupCommit(parts.site.log, self, name=f"pen {who.instance}", on_failure=self._fail)
+        self._keys = KeyReader(site, self._spawn, self._on_key_found)
+        letters = Letters(site, self.member, spawn=self._spawn, post=self._post, wake=self._pump)
+        self._commands = Commands(
+            self.member,
+            parts.service,
+            letters,
+            self._keys,
+            spawn=self._spawn,
+            post=self._post,
+            wake=self._pump,
+        )
+        self._evidence = EvidenceWriter(site.log, subjects, who)
+        frames = PenFrames(site, self.member, stored=self._on_stored, wake=self._pump, fail=self._fail)
+        self._commit = GroupCommit(site.log, frames, name=f"pen {who.instance}", on_failure=self._fail)
+        flow_subject = subjects.flow(who.service, who.group)
+        self._flow = FlowTeller(self.member, lambda hint: self._post(flow_subject, hint))
+        self._due = DueTimer(site.now_ns, self._on_time)
         self._following: Following | None = None
         self._subscriptions: list[Subscription] = []
         self._ticker: asyncio.TimerHandle | None = None
@@ -132,12 +152,12 @@ class OwnedHost:
         """Follow the group's log to its end, and answer questions about its calls."""
         who, site = self._identity, self._site
         covered = await restore(site, who, self.member, self._state)
-        self._subscriptions = [
-            await site.connection.subscribe(site.subjects.ask(who.service, who.group), self._on_ask),
-            await site.connection.subscribe(
-                site.subjects.tell(who.service, who.group), self._commands.on_tell
-            ),
-        ]
+        listeners = {
+            site.subjects.ask(who.service, who.group): self._on_ask,
+            site.subjects.tell(who.service, who.group): self._commands.on_tell,
+            site.subjects.find_key(who.service, who.group): self._commands.on_find_key,
+        }
+        self._subscriptions = [await site.connection.subscribe(*each) for each in listeners.items()]
         self._following = await site.log.follow(
             [site.subjects.group(who.service, who.group)], self._on_record, start=From(covered + 1)
         )
@@ -166,6 +186,7 @@ class OwnedHost:
         """Let go of everything, at once. ``once`` calls that run are left to their end, to tell of it."""
         if self._ticker is not None:
             self._ticker.cancel()
+        self._due.cancel()
         for subscription in self._subscriptions:
             await subscription.unsubscribe()
         if self._following is not None:
@@ -227,6 +248,10 @@ class OwnedHost:
             )  # deaf from here on: only a new incarnation reads the log again
             return
         self._ticker = self._loop.call_later(_TICK_S, self._tick)
+        self._on_time()
+        self._flow.tick(self._now_ns)
+
+    def _on_time(self) -> None:
         self._now_ns = self._site.now_ns()
         try:
             self.member.on_tick(self._now_ns)
@@ -234,6 +259,11 @@ class OwnedHost:
         except Exception as error:
             self._fail(error)
             raise
+
+    def _on_key_found(self, lookup: Lookup, owner: KeyOwner | None) -> None:
+        self._now_ns = self._site.now_ns()
+        self.member.on_key_found(lookup, owner, self._now_ns)
+        self._pump()
 
     def _on_ask(self, message: Message) -> None:
         if not message.reply or not self.member.is_active:
@@ -255,6 +285,10 @@ class OwnedHost:
                 self._let_go_of_running()
                 self._on_pen_lost()
             self._reconciliation.add(self.member.take_doubts())
+            self._keys.add(self.member.take_lookups())
+            for call in self.member.take_cancels():
+                author, reason = call.cancel or ("", "")
+                self._executor.cancel(call.call_id, author, reason)
             budget = _SLICE
             while budget > 0 and (starts := self.member.take_starts(budget)):
                 budget -= len(starts)
@@ -263,6 +297,7 @@ class OwnedHost:
         finally:
             self._is_pumping = False
         self._commit.kick()
+        self._due.set(self.member.next_due_ns)
         if budget <= 0 and not self._is_resuming:
             self._is_resuming = True
             self._loop.call_soon(self._resume)
@@ -320,7 +355,16 @@ class OwnedHost:
         done = await self._executor.execute(start.call, start.epoch)
         if not self._is_pumping:  # else it finished at once, within the turn that read the clock
             self._now_ns = self._site.now_ns()
-        if self.member.on_finished(start, done.mark, done.body, self._now_ns, done.emitted):
+        if self.member.on_finished(
+            start,
+            done.mark,
+            done.body,
+            self._now_ns,
+            done.emitted,
+            again=done.again,
+            stack=done.stack,
+            random01=random() if done.again else 0.5,  # noqa: S311 - so that they do not come back together
+        ):
             self._pump()
             self._tell_of_rest()
         else:
@@ -336,25 +380,15 @@ class OwnedHost:
         if self.member.is_blocked:
             self.signal.notify()
 
-    # -- frames (FrameSource) ---------------------------------------------------------------------------
+    # -- writing ----------------------------------------------------------------------------------------
 
-    def next_frame(self) -> OutFrame | None:
-        """Return the next pen frame."""
-        written = self.member.next_frame()
-        return None if written is None else self._out(written)
-
-    def _out(self, written: Written) -> OutFrame:
-        subject = self._pen_subject if written.frame is not None else self._state_subject
-        return OutFrame(subject, written.payload, written.record_id, written.expect, _FOREVER, written)
-
-    def acked(self, frame: OutFrame, appended: Appended) -> None:
+    def _on_stored(self, written: Written, seq: int) -> None:
         """The outcomes are durable: tell their callers, start what was claimed."""
-        written: Written = frame.content
         self._now_ns = self._site.now_ns()
         self.member.on_acked(written, self._now_ns)
         for client, outcomes in self.member.replies(written).items():
             self._post(self._site.subjects.reply(client), msgpack.packb(outcomes))
-        self._commands.on_acked(written, appended.seq)
+        self._commands.on_acked(written, seq)
         self._pump()
         self._tell_of_rest()
 
@@ -362,32 +396,3 @@ class OwnedHost:
         # A reply is a hint: what cannot be delivered now is asked for later.
         with suppress(AegisError):
             self._site.connection.publish_nowait(subject, payload)
-
-    async def refused(self, frame: OutFrame, error: WrongSequence) -> OutFrame | None:
-        """The fence moved: is the pen still ours?"""
-        who = self._identity
-        fence_seq, event = await read_fence(self._site.log, self._site.subjects.fence(who.service, who.group))
-        again = self.member.on_refused(frame.content, fence_seq, event)
-        if again is not None:
-            return self._out(again)
-        _log.warning(
-            "fenced",
-            instance=who.instance,
-            epoch=frame.content.epoch,
-            frames=self.member.fenced_frames,
-            now=repr(event),
-            error=describe(error),
-        )
-        self._pump()
-        return None
-
-    def gave_up(self, frame: OutFrame, error: AegisError, *, maybe_stored: bool) -> None:
-        """The log cannot take the frame at all: go no further on a hole."""
-        _log.error(
-            "outcomes_not_written",
-            error=describe(error),
-            maybe_stored=maybe_stored,
-            epoch=frame.content.epoch,
-        )
-        self.member.retire()
-        self._fail(error)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import Coroutine, Mapping
 from contextlib import suppress
 from typing import Any, Final
@@ -16,12 +17,12 @@ from aegisipc.eventstore.ids import CallId
 from aegisipc.eventstore.log import Appended, Following, Record
 from aegisipc.eventstore.log import Start as From
 from aegisipc.eventstore.nats.subscription import Subscription
-from aegisipc.eventstore.subjects import HA, PEN
+from aegisipc.eventstore.subjects import CANCEL, DEAD, HA, KEYS, PEN
 from aegisipc.eventstore.topology import GroupView, InstanceView
 from aegisipc.sdk.core.pen import Start
 from aegisipc.sdk.core.pool import PoolWorker
 from aegisipc.sdk.core.pool_facts import Known
-from aegisipc.sdk.executor import Executor
+from aegisipc.sdk.executor import Done, Executor
 from aegisipc.sdk.hosts.base import HostParts, Signal, describe, max_body_bytes
 from aegisipc.sdk.hosts.pool_consumer import (
     ACK,
@@ -32,9 +33,12 @@ from aegisipc.sdk.hosts.pool_consumer import (
     PoolConsumer,
 )
 from aegisipc.sdk.hosts.pool_doubts import PoolDoubts
+from aegisipc.sdk.hosts.pool_keys import PoolKeyring
 from aegisipc.sdk.hosts.pool_late import write_late
+from aegisipc.sdk.hosts.pool_operators import PoolOperators
 from aegisipc.sdk.hosts.questions import Questions
 from aegisipc.sdk.reconciling import Reconciler
+from aegisipc.sdk.retry import Retry
 from aegisipc.sdk.wire import encode_outcomes
 
 _log = structlog.get_logger("aegisipc.instance")
@@ -59,19 +63,41 @@ class PoolHost:
             max_frame_bytes=parts.site.log.max_record_bytes - 8192,
         )
         self._executor = Executor(
-            parts.service, parts.identity, parts.site.now_ns, max_body_bytes(parts.site.log)
+            parts.service,
+            parts.identity,
+            parts.site.now_ns,
+            max_body_bytes(parts.site.log),
+            objects=parts.site.objects(),
         )
         who, subjects = parts.identity, parts.site.subjects
-        self._pen_filter = subjects.of_kind(who.service, who.group, PEN)
+        self._conclusions = subjects.conclusions(who.service, who.group)
         self._ha_filter = subjects.of_kind(who.service, who.group, HA)
-        self._pen_subject = subjects.pen(who.service, who.group, who.instance)
+        self._followed = [
+            *(subjects.of_kind(who.service, who.group, kind) for kind in (HA, KEYS, CANCEL)),
+            *self._conclusions,
+        ]
+        self._subject_of = {
+            PEN: subjects.pen(who.service, who.group, who.instance),
+            DEAD: subjects.dead(who.service, who.group, who.instance),
+        }
+        self._policies = {
+            name: method.retry for name, method in parts.service.methods.items() if method.retry is not None
+        }
         self._commit = GroupCommit(parts.site.log, self, name=f"pen {who.instance}", on_failure=self._fail)
         self.consumer = PoolConsumer(parts.site, who, self._worker, self._take, self._spawn)
         self.doubts = PoolDoubts(
             parts,
             self._worker,
-            self.consumer,
             Reconciler(parts.service, who, max_body_bytes(parts.site.log)),
+            pump=self._pump,
+            spawn=self._spawn,
+        )
+        self.keyring = PoolKeyring(parts.site, who, self._worker, pump=self._pump, spawn=self._spawn)
+        self.operators = PoolOperators(
+            parts,
+            self._worker,
+            self.consumer,
+            self.keyring.reader,
             pump=self._pump,
             spawn=self._spawn,
         )
@@ -129,26 +155,26 @@ class PoolHost:
         self.consumer.listen()
         bounds = await site.log.bounds()
         first = From(bounds.last_seq + 1, None)
-        # One following for both kinds, so that no claim is folded before the registration of who made it.
+        # One following for all kinds, so that no claim is folded before the registration of who made it.
         async for record in site.log.read([self._ha_filter]):
             if record.seq < first.seq:
                 self._on_record(record)
-        self._following = await site.log.follow(
-            [self._ha_filter, self._pen_filter], self._on_record, start=first
-        )
+        await self.keyring.join(first.seq)
+        self._following = await site.log.follow(self._followed, self._on_record, start=first)
         await self._following.caught_up(_CATCH_UP_S)
         await self.consumer.start(first.seq)
         self.questions = Questions(
             site,
             self._worker,
-            self._pen_filter,
+            self._conclusions,
             follows_from=From(first.seq, bounds.now_ns),
             post=self._post,
             spawn=self._spawn,
         )
         listeners = {
             site.subjects.ask(who.service, who.group): self.questions.on_ask,
-            site.subjects.tell(who.service, who.group): self.doubts.on_tell,
+            site.subjects.tell(who.service, who.group): self.operators.on_tell,
+            site.subjects.find_key(who.service, who.group): self.operators.on_find_key,
         }
         for subject, listener in listeners.items():
             self._subscriptions.append(await site.connection.subscribe(subject, listener))
@@ -261,13 +287,15 @@ class PoolHost:
             while starts := self._worker.take_starts():
                 for start in starts:
                     self._run(start)
+            for call_id, author, reason in self._worker.take_cancels():
+                self._executor.cancel(call_id, author, reason)
         finally:
             self._is_pumping = False
         for client, outcomes in self._worker.take_replies().items():
             self._post(
                 self._site.subjects.reply(client), encode_outcomes(outcomes, self._site.log.max_record_bytes)
             )
-        self.doubts.on_resolved(self._worker.take_resolved())
+        self.operators.on_resolved(self._worker.take_resolved())
         frames = self._worker.frames
         for tokens, word in ((frames.acks, ACK), (frames.laters, NAK_LATER)):
             for token in tokens:
@@ -275,6 +303,7 @@ class PoolHost:
             tokens.clear()
         self.consumer.give_back(frames.naks)
         frames.naks.clear()
+        self.keyring.pump()
         self._commit.kick()
         self.consumer.pull()
 
@@ -299,8 +328,19 @@ class PoolHost:
         if self._is_stopped:
             await write_late(self._site, self._identity, start.call, done)
             return
-        self._worker.on_finished(start, done.mark, done.body, self._site.now_ns())
+        policy = self._policies.get(start.call.method) if done.again else None
+        if policy is None:
+            self._worker.on_finished(start, done.mark, done.body, self._site.now_ns())
+        else:
+            self._on_failed(start, done, policy)
         self._pump()
+
+    def _on_failed(self, start: Start, done: Done, policy: Retry) -> None:
+        attempt = self._worker.tries(start.call.call_id) + 1
+        delay_ns: int | None = None
+        if attempt < policy.attempts:
+            delay_ns = int(policy.delay_s(attempt, random.random()) * 1e9)  # noqa: S311 - no secret
+        self._worker.on_failed(start, done.body, done.stack, delay_ns, self._site.now_ns())
 
     def _post(self, subject: str, payload: bytes) -> None:
         with suppress(AegisError):  # who misses it asks
@@ -313,7 +353,9 @@ class PoolHost:
         written = self._worker.next_frame()
         if written is None:
             return None
-        return OutFrame(self._pen_subject, written.payload, written.record_id, None, _FOREVER, written)
+        return OutFrame(
+            self._subject_of[written.kind], written.payload, written.record_id, None, _FOREVER, written
+        )
 
     def acked(self, frame: OutFrame, appended: Appended) -> None:  # noqa: ARG002 - what counts comes back by following
         """The frame is durable."""

@@ -27,7 +27,7 @@ from typing import Any, Final, NamedTuple
 import structlog
 
 from aegisipc.eventstore.errors import AegisError, MalformedPayload, PermissionDenied
-from aegisipc.eventstore.frames import CallFrame, decode_calls
+from aegisipc.eventstore.frames import CallFrame, decode_calls, decode_pen
 from aegisipc.eventstore.ids import CallId
 from aegisipc.eventstore.jetstream_api import AckPlace, api_error, parse_ack_subject
 from aegisipc.eventstore.log import Record
@@ -36,7 +36,7 @@ from aegisipc.eventstore.nats.events import Connected
 from aegisipc.eventstore.nats.events import Event as ConnectionEvent
 from aegisipc.eventstore.nats.message import Message
 from aegisipc.eventstore.nats.subscription import Subscription
-from aegisipc.eventstore.subjects import CALL, PEN
+from aegisipc.eventstore.subjects import CALL, CANCEL, DEAD
 from aegisipc.sdk.core.pen import Identity
 from aegisipc.sdk.core.pool import PoolWorker
 from aegisipc.sdk.core.pool_facts import Known
@@ -98,7 +98,9 @@ class PoolConsumer:
         self._stream = site.subjects.stream
         self._durable = f"pool-{identity.service}"
         self._calls_filter = site.subjects.of_kind(identity.service, identity.group, CALL)
-        self._pen_filter = site.subjects.of_kind(identity.service, identity.group, PEN)
+        self._conclusions = site.subjects.conclusions(identity.service, identity.group)
+        self._dead_filter = site.subjects.of_kind(identity.service, identity.group, DEAD)
+        self._cancel_filter = site.subjects.of_kind(identity.service, identity.group, CANCEL)
         self._inbox = f"_INBOX.pull-{secrets.token_hex(10)}"
         self._peers_subject = site.subjects.peers(identity.service, identity.group)
         self._peers: Subscription | None = None
@@ -126,10 +128,17 @@ class PoolConsumer:
         """
         self._doubtful_before = max(self._doubtful_before, first_followed)
         self._is_sure = self._check == 0
-        await self.ensure()
+        await self._read_cancels(await self.ensure(), first_followed)
         with suppress(PermissionDenied):  # without it, all are only more careful
             self._peers = await self._site.connection.subscribe(self._peers_subject, self._on_returned)
         self._subscription = await self._site.connection.subscribe(self._inbox, self._on_pulled)
+
+    async def _read_cancels(self, floor: int, first_followed: int) -> None:
+        """Learn who wants calls cancelled of frames that are not acknowledged: that came after the call."""
+        async for record in self._site.log.read([self._cancel_filter], start=From(floor + 1)):
+            if record.seq >= first_followed:
+                break
+            self._worker.on_cancel(record)
 
     async def stop(self) -> None:
         """Take nothing more."""
@@ -174,8 +183,9 @@ class PoolConsumer:
 
     # -- the consumer -----------------------------------------------------------------------------------
 
-    async def ensure(self) -> None:
-        """Create the consumer, or bring one up to date that another release made; its place stays.
+    async def ensure(self) -> int:
+        """Create the consumer, or bring one up to date that another release made; its place stays. Returns up
+        to where all frames are acknowledged.
 
         Raises:
             AegisError: the server refuses, or does not answer.
@@ -197,9 +207,11 @@ class PoolConsumer:
             request,
             timeout_s=_API_TIMEOUT_S,
         )
-        error = json.loads(answer.payload).get("error")
+        told = json.loads(answer.payload)
+        error = told.get("error")
         if error is not None:
             raise api_error(error, self._stream)
+        return int(told.get("ack_floor", {}).get("stream_seq", 0))
 
     def _on_event(self, event: ConnectionEvent) -> None:
         if isinstance(event, Connected):
@@ -282,7 +294,7 @@ class PoolConsumer:
             self.tell(message.reply, _NEVER)
             return
         handed = Handed(message.reply, record, frame, place.delivered)
-        if not self.is_doubtful(place):
+        if not self.is_doubtful(place) and not _dead_letters([frame]):
             self._take(handed, None)
             return
         self._doubtful.append(handed)
@@ -315,19 +327,47 @@ class PoolConsumer:
     async def _look_up(self, frames: list[Handed]) -> dict[CallId, Known]:
         """Read once what the log says of the calls of these frames."""
         wanted = {entry.call_id for handed in frames for entry in handed.frame.entries}
-        return await self.look_up(wanted, min(handed.record.seq for handed in frames))
+        dead = _dead_letters([handed.frame for handed in frames])
+        return await self.look_up(wanted, min(handed.record.seq for handed in frames), dead)
 
-    async def look_up(self, wanted: set[CallId], seq: int) -> dict[CallId, Known]:
-        """Read what the log says of calls whose frames stand at `seq` or later.
+    async def look_up(
+        self, wanted: set[CallId], seq: int, dead: Mapping[CallId, int] | None = None
+    ) -> dict[CallId, Known]:
+        """Read what the log says of calls whose frames stand at `seq` or later. `dead`: calls that came back
+        from there, and are known to have been dead letters at that place.
 
         Raises:
             AegisError: the log cannot be read now.
         """
         facts = self._worker.facts
-        look_up = facts.look_up(wanted)
+        look_up = facts.look_up(wanted, dead)
         try:
-            async for record in self._site.log.read([self._pen_filter], start=From(seq + 1)):
+            start = await self._first_word(dead, seq) if dead else seq
+            async for record in self._site.log.read(self._conclusions, start=From(start + 1)):
                 look_up.read(record, self._site.subjects.parse(record.subject).who)
         finally:
             known = facts.finish(look_up)
         return known
+
+    async def _first_word(self, dead: Mapping[CallId, int], seq: int) -> int:
+        """Return the place before `seq` from which on there may be words about dead letters: nothing is said
+        of one before a word that deals with it, and those are stored apart.
+        """
+        async for record in self._site.log.read([self._dead_filter], start=From(min(dead.values()) + 1)):
+            if record.seq > seq:
+                break
+            with suppress(MalformedPayload):
+                for _, call_id in decode_pen(record.payload, bodies=False).entries:
+                    if record.seq > dead.get(call_id, record.seq):
+                        return record.seq - 1
+        return seq
+
+
+def _dead_letters(frames: Sequence[CallFrame]) -> dict[CallId, int]:
+    """Return the dead letters that are to run again by these frames, and where they stand."""
+    found: dict[CallId, int] = {}
+    for frame in frames:
+        for entry in frame.entries:
+            if entry.options is not None and entry.options.requeue is not None:
+                found[entry.call_id] = max(found.get(entry.call_id, 0), entry.options.requeue[0])
+    return found

@@ -13,12 +13,12 @@ from typing import Final
 
 import structlog
 
-from aegisipc.eventstore.calls import OpenCall
 from aegisipc.eventstore.errors import AegisError
 from aegisipc.eventstore.frames import Mark, PenEntry, PenFrame, encode_pen
 from aegisipc.eventstore.ids import SESSION_BITS, format_call_id
+from aegisipc.eventstore.open_calls import OpenCall
 from aegisipc.sdk.core.pen import Identity
-from aegisipc.sdk.core.pool_facts import evidence_of
+from aegisipc.sdk.core.pool_words import evidence_body
 from aegisipc.sdk.executor import Done
 from aegisipc.sdk.hosts.base import Site, describe
 
@@ -34,7 +34,7 @@ async def write_late(site: Site, identity: Identity, call: OpenCall, done: Done)
     """Write how a call ended after its worker stopped; tries again until that is in the log, for a minute."""
     session = secrets.randbits(SESSION_BITS)  # the worker's own ended with it
     entries = [PenEntry(Mark.EXECUTED, call.call_id), PenEntry(done.mark, call.call_id)]
-    frame = PenFrame(session, 1, 0, entries, [evidence_of(identity.instance, None), done.body])
+    frame = PenFrame(session, 1, 0, entries, [evidence_body(identity.instance, 0), done.body])
     subject = site.subjects.pen(identity.service, identity.group, identity.instance)
     loop = asyncio.get_running_loop()
     give_up_at = loop.time() + PATIENCE_S

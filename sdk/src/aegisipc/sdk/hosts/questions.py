@@ -4,16 +4,16 @@ not.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from contextlib import suppress
 from typing import Any, Final
 
-from aegisipc.eventstore.calls import Outcome
 from aegisipc.eventstore.errors import AegisError, MalformedPayload
 from aegisipc.eventstore.frames import OUTCOMES, Mark, decode_pen
 from aegisipc.eventstore.ids import CallId, time_of
 from aegisipc.eventstore.log import Record
 from aegisipc.eventstore.log import Start as From
+from aegisipc.eventstore.memories import Outcome
 from aegisipc.eventstore.nats.message import Message
 from aegisipc.eventstore.seeking import SEEK_MARGIN_S
 from aegisipc.sdk.core.pool import PoolWorker
@@ -35,7 +35,7 @@ class Questions:
         self,
         site: Site,
         worker: PoolWorker,
-        pen_filter: str,
+        conclusions: Sequence[str],
         *,
         follows_from: From,
         post: Callable[[str, bytes], None],
@@ -43,7 +43,7 @@ class Questions:
     ) -> None:
         self._site = site
         self._worker = worker
-        self._pen_filter = pen_filter
+        self._conclusions = conclusions
         self._follows_from = follows_from
         self._post = post
         self._spawn = spawn
@@ -102,11 +102,11 @@ class Questions:
 
     async def _find_forgotten(self, where: dict[CallId, int]) -> None:
         start, end = min(where.values()), max(where.values())
-        async for record in self._site.log.read([self._pen_filter], start=From(start)):
+        async for record in self._site.log.read(self._conclusions, start=From(start)):
             if record.seq > end:
                 return
             for mark, call_id, body in _facts(record):
-                if where.get(call_id) == record.seq:
+                if mark in OUTCOMES and where.get(call_id) == record.seq:
                     self._worker.on_found(Outcome(call_id, mark, body), record.seq)
 
     async def _find_older(self, call_ids: list[CallId]) -> None:
@@ -114,7 +114,7 @@ class Questions:
         look_up = LookUp(frozenset(call_ids))
         start_ms = min(time_of(call_id) for call_id in call_ids) - SEEK_MARGIN_S * 1000
         start = From(time_ns=max(0, start_ms * 1_000_000))
-        async for record in self._site.log.read([self._pen_filter], start=start):
+        async for record in self._site.log.read(self._conclusions, start=start):
             if record.seq >= self._follows_from.seq:
                 break
             for mark, call_id, body in look_up.read(record, self._site.subjects.parse(record.subject).who):

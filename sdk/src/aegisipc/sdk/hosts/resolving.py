@@ -16,20 +16,27 @@ from aegisipc.eventstore.errors import AegisError
 from aegisipc.eventstore.events import MAX_AUTHOR, Resolution
 from aegisipc.eventstore.frames import Mark
 from aegisipc.eventstore.ids import CallId, format_call_id
+from aegisipc.eventstore.keys import key_hash
 from aegisipc.eventstore.nats.message import Message
 from aegisipc.sdk.core.member import GroupMember
 from aegisipc.sdk.core.pen import Written
+from aegisipc.sdk.hosts.key_reading import KeyReader
+from aegisipc.sdk.hosts.letters import Letters
 from aegisipc.sdk.hosts.telling import (
     Busy,
+    Discard,
+    FindKey,
     NoSharedState,
     NotInDoubt,
     PenLost,
+    Requeue,
     Resolve,
     Tell,
     TellError,
     UnknownCall,
     answer_error,
     answer_ok,
+    asks_for_key,
     decode_tell,
 )
 from aegisipc.sdk.reconciling import Finding, Reconciler
@@ -130,17 +137,26 @@ class Reconciliation:
 
 
 class Commands:
-    """Answers what operators tell the holder of the pen. An answer says that it is in the log."""
+    """Answers what operators tell the holder of the pen, and who asks it for a key. An answer to a command
+    says that it is in the log.
+    """
 
     def __init__(
         self,
         member: GroupMember,
         service: Service,
+        letters: Letters,
+        keys: KeyReader,
+        *,
+        spawn: Callable[[Any], None],
         post: Callable[[str, bytes], None],
         wake: Callable[[], None],
     ) -> None:
         self._member = member
         self._service = service
+        self._letters = letters
+        self._keys = keys
+        self._spawn = spawn
         self._post = post
         self._wake = wake
         self._resolving: dict[CallId, str] = {}
@@ -163,9 +179,20 @@ class Commands:
             self._post(message.reply, answer_error(why))
         self._wake()
 
+    def on_find_key(self, message: Message) -> None:
+        """Take a question of a client. Commands are not obeyed here: clients may publish this subject."""
+        if asks_for_key(message.payload):
+            self.on_tell(message)
+
     def _obey(self, command: Tell, reply: str) -> None:
         if isinstance(command, Resolve):
             self._resolve(command, reply)
+            return
+        if isinstance(command, Requeue | Discard):
+            self._letters.obey(command, reply)
+            return
+        if isinstance(command, FindKey):
+            self._spawn(self._find_key(command.key, reply))
             return
         if sum(map(len, self._checking.values())) >= MAX_WAITING:
             raise Busy(f"cannot take more than {MAX_WAITING} checks at once; try again")
@@ -177,6 +204,31 @@ class Commands:
                 group=who.group,
             )
         self._checking.setdefault(digest, []).append(reply)
+
+    async def _find_key(self, key: str, reply: str) -> None:
+        calls, index = self._member.calls, self._member.calls.keys
+        try:
+            hashed = key_hash(key)
+            owner = await self._keys.owner(hashed, index.find(hashed) if index is not None else None)
+        except AegisError as error:
+            self._post(reply, answer_error(error))
+            return
+        # One that came with the key and has not had its turn yet will have it, if nobody has.
+        waits = next((call.call_id for call in calls.open.values() if call.key == key), None)
+        call_id = owner.call_id if owner is not None else waits
+        if call_id is None:
+            self._post(reply, answer_ok(call_id=None))
+        else:
+            self._post(reply, answer_ok(call_id=format_call_id(call_id), state=self._state_of(call_id)))
+
+    def _state_of(self, call_id: CallId) -> str | None:
+        """What is known here of the state of a call; ``None`` if it ended long ago."""
+        outcomes = self._member.calls.outcomes
+        outcome = outcomes.get(call_id) if outcomes is not None else None
+        call = self._member.calls.open.get(call_id)
+        if call is not None:
+            return str(call.state)
+        return outcome.mark.name.lower() if outcome is not None else None
 
     def _resolve(self, command: Resolve, reply: str) -> None:
         doubts, call_id = self._member.doubts, command.raw_call_id
@@ -199,16 +251,8 @@ class Commands:
 
     def _not_in_doubt(self, call_id: CallId) -> AegisError:
         shown = format_call_id(call_id)
-        call = self._member.calls.open.get(call_id)
-        outcomes = self._member.calls.outcomes
-        outcome = outcomes.get(call_id) if outcomes is not None else None
-        if call_id in self._resolving:
-            state = "being resolved"
-        elif outcome is not None:
-            state = outcome.mark.name.lower()
-        elif call is not None:
-            state = str(call.state)
-        else:
+        state = "being resolved" if call_id in self._resolving else self._state_of(call_id)
+        if state is None:
             return UnknownCall(
                 f"cannot resolve call {shown}: the group has no such open call; it may have ended long ago, "
                 "see aegis doubt show",
@@ -220,6 +264,7 @@ class Commands:
 
     def on_acked(self, written: Written, seq: int) -> None:
         """A frame is durable: tell those who waited for it."""
+        self._letters.on_acked(written, seq)
         if not self._resolving and not self._checking:
             return
         for mark, call, body in written.facts:
@@ -233,6 +278,7 @@ class Commands:
 
     def on_pen_lost(self) -> None:
         """What is not in the log by now will never be."""
+        self._letters.on_pen_lost()
         replies = [*self._resolving.values(), *(r for replies in self._checking.values() for r in replies)]
         self._resolving.clear()
         self._checking.clear()

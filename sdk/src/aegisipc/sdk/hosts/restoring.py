@@ -10,9 +10,10 @@ import structlog
 from aegisipc.eventstore.errors import AegisError, MalformedPayload
 from aegisipc.eventstore.frames import OUTCOMES, Mark, decode_pen
 from aegisipc.eventstore.group_snapshots import GroupSnapshot, decode_snapshot, load_calls
+from aegisipc.eventstore.keys import KeyIndex, decode_segment
 from aegisipc.eventstore.log import Record, Start
 from aegisipc.eventstore.memories import Outcome
-from aegisipc.eventstore.subjects import HA, PEN, STATE
+from aegisipc.eventstore.subjects import HA, KEYS, STATE
 from aegisipc.eventstore.topology import Topology
 from aegisipc.sdk.core.member import GroupMember
 from aegisipc.sdk.core.pen import Identity
@@ -30,6 +31,13 @@ class _Found(NamedTuple):
     snapshot: GroupSnapshot
     routing: list[Record]
     """The group's routing records up to there."""
+    seqs: list[int]
+    """Where the pen went to somebody, and to whom (with the epoch) in ``held``."""
+    held: list[tuple[str | None, int]]
+
+    def holder_at(self, seq: int) -> tuple[str | None, int]:
+        """Return who held the pen at a record, and in which epoch."""
+        return self.held[bisect_right(self.seqs, seq) - 1]
 
 
 async def restore(site: Site, identity: Identity, member: GroupMember, state: SharedState | None) -> int:
@@ -41,7 +49,7 @@ async def restore(site: Site, identity: Identity, member: GroupMember, state: Sh
         StateUnreadable: the service cannot start from nothing.
     """
     found = await _newest(site, identity)
-    if found is not None and _load(found.snapshot, member, state):
+    if found is not None and await _load(site, identity, found, member, state):
         for record in found.routing:
             member.on_routing(record, site.subjects.parse(record.subject))
         await _read_outcomes(site, identity, member, found)
@@ -63,50 +71,66 @@ async def _newest(site: Site, identity: Identity) -> _Found | None:
         _log.warning("snapshot_unreadable", seq=record.seq, error=error.message)
         return None
     topology = Topology(site.subjects)
-    routing: list[Record] = []
+    found = _Found(record, snapshot, [], [0], [(None, 0)])
     async for known in site.log.read([site.subjects.of_kind(service, group, HA)]):
         if known.seq > snapshot.covers:
             break
-        routing.append(known)
+        found.routing.append(known)
         topology.apply(known)
-    view = topology.group(service, group)
+        view = topology.group(service, group)
+        if view is not None and (view.holder, view.epoch) != found.held[-1]:
+            found.seqs.append(known.seq)
+            found.held.append((view.holder, view.epoch))
     writer = site.subjects.parse(record.subject).who
-    if view is None or (view.holder, view.epoch) != (writer, snapshot.epoch):
+    if found.held[-1] != (writer, snapshot.epoch):
         _log.warning("snapshot_not_of_the_holder", seq=record.seq, writer=writer, epoch=snapshot.epoch)
         return None
-    return _Found(record, snapshot, routing)
+    return found
 
 
-def _load(snapshot: GroupSnapshot, member: GroupMember, state: SharedState | None) -> bool:
+async def _load(
+    site: Site, identity: Identity, found: _Found, member: GroupMember, state: SharedState | None
+) -> bool:
+    snapshot, calls = found.snapshot, member.calls
     try:
         if state is not None:
             if snapshot.state is None:
                 raise MalformedPayload("cannot use a snapshot without state: the service shares some by now")
             state.restore(snapshot.state)
-        load_calls(snapshot.calls, member.calls)
+        load_calls(snapshot.calls, calls)
     except AegisError as error:
         _log.warning("snapshot_not_usable", covers=snapshot.covers, error=describe(error))
         return False
+    if calls.keys is not None:
+        await _read_segments(site, identity, calls.keys, found)
     return True
+
+
+async def _read_segments(site: Site, identity: Identity, keys: KeyIndex, found: _Found) -> None:
+    """Take in the segments of keys that the holders wrote up to the snapshot."""
+    loaded, covered = keys.recent, keys.covered
+    keys.recent, keys.covered = {}, 0
+    subject = site.subjects.of_kind(identity.service, identity.group, KEYS)
+    async for record in site.log.read([subject]):
+        if record.seq > found.snapshot.covers:
+            break
+        try:
+            segment = decode_segment(record.payload)
+        except MalformedPayload:
+            continue  # no fold can read it
+        if (site.subjects.parse(record.subject).who, segment.epoch) == found.holder_at(record.seq):
+            keys.on_segment(record.seq, segment)
+    keys.recent, keys.covered = loaded, max(covered, keys.covered)
 
 
 async def _read_outcomes(site: Site, identity: Identity, member: GroupMember, found: _Found) -> None:
     """Remember the outcomes that the holders gave shortly before the snapshot."""
-    fence = site.subjects.fence(identity.service, identity.group)
-    holders = Topology(site.subjects)
-    seqs, held = [0], [(None, 0)]
-    for record in found.routing:
-        holders.apply(record)
-        view = holders.group(identity.service, identity.group)
-        if record.subject == fence and view is not None:
-            seqs.append(record.seq)
-            held.append((view.holder, view.epoch))  # type: ignore[arg-type]
     start = Start(time_ns=max(0, found.record.timestamp_ns - RECENT_S * 1_000_000_000))
-    pen = site.subjects.of_kind(identity.service, identity.group, PEN)
-    async for record in site.log.read([pen], start=start):
+    conclusions = site.subjects.conclusions(identity.service, identity.group)
+    async for record in site.log.read(conclusions, start=start):
         if record.seq > found.snapshot.covers:
             return
-        _remember(record, held[bisect_right(seqs, record.seq) - 1], site, member)
+        _remember(record, found.holder_at(record.seq), site, member)
 
 
 def _remember(record: Record, held: tuple[str | None, int], site: Site, member: GroupMember) -> None:
@@ -119,6 +143,9 @@ def _remember(record: Record, held: tuple[str | None, int], site: Site, member: 
         return
     for (mark, call_id), body in zip(frame.entries, frame.bodies, strict=True):
         known = outcomes.get(call_id)
+        if mark is Mark.REQUEUED and known is not None and known.mark is Mark.DEAD_LETTERED:
+            outcomes.drop(call_id)
+            continue
         if known is not None and known.mark is not Mark.IN_DOUBT:
             continue  # the first outcome counts
         if mark is Mark.NOT_EXECUTED:

@@ -8,8 +8,11 @@ from typing import Any, ClassVar, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
 from aegisipc.eventstore.errors import AegisError
+from aegisipc.eventstore.errors import UnknownCall as UnknownCall  # noqa: PLC0414 - one of the answers
 from aegisipc.eventstore.events import MAX_AUTHOR, MAX_REASON
+from aegisipc.eventstore.frames import MAX_TIMEOUT_MS
 from aegisipc.eventstore.ids import CallId, parse_call_id
+from aegisipc.eventstore.names import check_key
 
 
 class Resolve(BaseModel):
@@ -45,7 +48,54 @@ class Check(BaseModel):
     command: Literal["check"]
 
 
-type Tell = Resolve | Check
+class _AboutDeadLetter(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    call_id: str
+    author: str = Field(min_length=1, max_length=MAX_AUTHOR)
+    reason: str = Field(default="", max_length=MAX_REASON)
+
+    @model_validator(mode="after")
+    def _names_a_call(self) -> Self:
+        parse_call_id(self.call_id)
+        return self
+
+    @property
+    def raw_call_id(self) -> CallId:
+        """The call's id in bytes."""
+        return parse_call_id(self.call_id)
+
+
+class Requeue(_AboutDeadLetter):
+    """Let a dead letter run again, within ``timeout_s`` (``None``: as long as it had at first)."""
+
+    command: Literal["requeue"]
+    timeout_s: float | None = Field(default=None, gt=0, le=MAX_TIMEOUT_MS / 1000)
+
+
+class Discard(_AboutDeadLetter):
+    """Never run a dead letter again."""
+
+    command: Literal["discard"]
+
+
+class FindKey(BaseModel):
+    """Which call has this idempotency key? The answer has its ``call_id``, and its ``state`` if that is known
+    to the one who answers; the ``call_id`` is null if no call has it.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    command: Literal["find_key"]
+    key: str
+
+    @model_validator(mode="after")
+    def _is_a_key(self) -> Self:
+        check_key(self.key)
+        return self
+
+
+type Tell = Resolve | Check | Requeue | Discard | FindKey
 
 _TELL: TypeAdapter[Tell] = TypeAdapter(Tell)
 
@@ -62,10 +112,16 @@ class NotInDoubt(TellError):
     code = "not_in_doubt"
 
 
-class UnknownCall(TellError):
-    """No call of that id is known here. Field: ``call_id``."""
+class NotDeadLettered(TellError):
+    """The call is no dead letter. Fields: ``call_id``, ``state``."""
 
-    code = "unknown_call"
+    code = "not_dead_lettered"
+
+
+class TooLarge(TellError):
+    """The call is too large to be requeued. Fields: ``size_bytes``, ``limit_bytes``."""
+
+    code = "payload_too_large"
 
 
 class NoSharedState(TellError):
@@ -96,6 +152,14 @@ def decode_tell(payload: bytes) -> Tell:
         return _TELL.validate_json(payload)
     except (ValidationError, AegisError) as error:
         raise TellError(f"cannot obey: it is no command that is known here: {error}") from error
+
+
+def asks_for_key(payload: bytes) -> bool:
+    """Tell whether it is a question, which clients may ask, and no command."""
+    try:
+        return isinstance(decode_tell(payload), FindKey)
+    except TellError:
+        return False
 
 
 def answer_ok(**fields: Any) -> bytes:

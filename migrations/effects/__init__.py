@@ -1,0 +1,1 @@
+"""The table ``aegis_effects`` in the databases of services."""

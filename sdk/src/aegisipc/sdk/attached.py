@@ -1,0 +1,256 @@
+"""Calls found in the log. What became of them is read from there: no instance needs to be alive for that."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any, Final
+
+from aegisipc.eventstore.calls import Outcome
+from aegisipc.eventstore.codec import TypeCodec
+from aegisipc.eventstore.errors import UnknownCall
+from aegisipc.eventstore.frames import CLOSING, Mark
+from aegisipc.eventstore.histories import AcceptedCall, CallHistory
+from aegisipc.eventstore.ids import CallId, format_call_id
+from aegisipc.eventstore.log import Following, Log, Record, Start
+from aegisipc.eventstore.seeking import find_call, read_conclusions
+from aegisipc.eventstore.subjects import Subjects
+from aegisipc.sdk.bodies import Results
+from aegisipc.sdk.cancelling import (
+    CANCEL_TIMEOUT_S,
+    CallAddress,
+    check_reason,
+    judge,
+    no_outcome,
+    request_cancel,
+)
+from aegisipc.sdk.core.lanes import GRACE_NS
+from aegisipc.sdk.core.links import MAX_LINKS, first_in
+from aegisipc.sdk.errors import CallTimeout, CallUnknown
+from aegisipc.sdk.receipts import Durability, Receipt
+
+_NEVER_SEQ: Final = 1 << 63
+_FOR_EVER_S: Final = 1e9
+
+_SHORTEST_SEARCH_S: Final = 5.0
+"""A caller's time is for waiting: what is in the log already is found even when it is up."""
+
+type Enough = Callable[[Outcome], bool]
+
+
+class Seeker:
+    """Finds calls in the log by the time in their ids. ``name`` is the client's."""
+
+    def __init__(
+        self,
+        log: Log,
+        subjects: Subjects,
+        *,
+        name: str = "",
+        results: Results | None = None,
+        durability: Durability | None = None,
+    ) -> None:
+        self.log = log
+        self.subjects = subjects
+        self.name = name
+        self.results = results or Results()
+        self.durability = durability
+
+    async def find(
+        self, call_id: CallId, codec: TypeCodec[Any] | None, timeout_s: float | None
+    ) -> AttachedCall:
+        """Find an accepted call by the time in its id.
+
+        Raises:
+            CallUnknown: the log does not have it.
+            CallTimeout: finding it took longer than `timeout_s`.
+        """
+        shown = format_call_id(call_id)
+        try:
+            async with asyncio.timeout(timeout_s):
+                call = await find_call(self.log, self.subjects, call_id)
+        except TimeoutError:
+            raise CallTimeout(
+                f"cannot find call {shown} within {timeout_s:g} s; try again with more time", call_id=shown
+            ) from None
+        except UnknownCall as error:
+            raise CallUnknown(
+                f"cannot attach to call {shown}: {error.details['why']}", call_id=shown
+            ) from None
+        return AttachedCall(self, call, codec)
+
+    async def learn(self) -> None:
+        """Find out what receipts are worth, unless that is known."""
+        if self.durability is not None:
+            await self.durability.learn()
+
+    def receipt(self, seq: int) -> Receipt:
+        """Return the receipt for the record at `seq`."""
+        if self.durability is None:
+            return Receipt("memory", 1, seq)
+        return self.durability.receipt(seq)
+
+
+class _Patience:
+    """How long somebody waits: for a time, until a call's own deadline, or for as long as it takes."""
+
+    def __init__(self, timeout_s: float | None, *, until_deadline: bool = False) -> None:
+        self.timeout_s = timeout_s
+        self._until_deadline = until_deadline and timeout_s is None
+        self._loop = asyncio.get_running_loop()
+        self._give_up_at = None if timeout_s is None else self._loop.time() + timeout_s
+
+    async def left_s(self, log: Log, deadline_ns: int) -> float | None:
+        """Return what is left of it, ``None`` for ever."""
+        if self._until_deadline:
+            left_ns = deadline_ns + GRACE_NS - (await log.bounds()).now_ns
+            self._until_deadline = False
+            self._give_up_at = self._loop.time() + max(0, left_ns) / 1e9
+        return None if self._give_up_at is None else max(0.0, self._give_up_at - self._loop.time())
+
+
+class AttachedCall:
+    """A call found in the log."""
+
+    def __init__(self, seeker: Seeker, call: AcceptedCall, codec: TypeCodec[Any] | None) -> None:
+        self._seeker = seeker
+        self._call = call
+        self._codec = codec
+        self._address = CallAddress(call.call_id, call.service, call.group, f"{call.service}.{call.method}")
+        self._outcome: Outcome | None = None
+
+    @property
+    def call_id(self) -> str:
+        """The id of the call."""
+        return format_call_id(self._call.call_id)
+
+    @property
+    def receipt(self) -> Receipt:
+        """What its being in the log is worth."""
+        return self._seeker.receipt(self._call.seq)
+
+    async def result(self, timeout: float | None = None) -> Any:
+        """Wait for the outcome; see :class:`Pending`."""
+        outcome = await self.outcome(_any, _Patience(timeout, until_deadline=True))
+        return await self._seeker.results.value_of(outcome, self._address.target, self._codec)
+
+    async def settled(self, timeout: float | None = None) -> Any:
+        """Wait for the final outcome; see :class:`Pending`."""
+        outcome = await self.outcome(is_settled, _Patience(timeout))
+        return await self._seeker.results.value_of(outcome, self._address.target, self._codec)
+
+    async def cancel(self, reason: str = "", timeout: float | None = None) -> None:
+        """Have the call cancelled; see :class:`Pending`."""
+        check_reason(reason)
+        patience = _Patience(CANCEL_TIMEOUT_S if timeout is None else timeout)
+        seeker, call = self._seeker, self._call
+        history = CallHistory(seeker.subjects, call)
+        await read_conclusions(seeker.log, history)
+        if history.outcome is not None and history.outcome.mark in CLOSING:
+            judge(self._address, history.outcome)
+            return
+        left_s = await patience.left_s(seeker.log, 0) or 0.0
+        await request_cancel(seeker.log, seeker.subjects, self._address, seeker.name, reason, left_s)
+        await self.cancelled(await patience.left_s(seeker.log, 0) or 0.0)
+
+    async def cancelled(self, timeout_s: float) -> None:
+        """Wait until it is cancelled.
+
+        Raises:
+            CallFinished: it has another outcome.
+            CallTimeout: it has none within `timeout_s`.
+        """
+        outcome = await self._own_outcome(is_settled, _Patience(timeout_s))
+        if outcome is None:
+            raise no_outcome(self._address, timeout_s)
+        judge(self._address, outcome)
+
+    async def outcome(self, enough: Enough, patience: _Patience) -> Outcome:
+        """Return its outcome, or that of the call it repeats, once it is `enough`.
+
+        Raises:
+            CallTimeout: there is none in time; ``call_id`` is that of the call which has none.
+            CallUnknown: it repeats a call that the log does not have.
+        """
+        call, links = self, 0
+        while True:
+            outcome = await call._own_outcome(enough, patience)
+            if outcome is None:
+                raise still_open(self._address.target, call.call_id, patience.timeout_s)
+            first = first_in(outcome.call_id, outcome.body) if outcome.mark is Mark.DUPLICATE else None
+            if first is None or links == MAX_LINKS:
+                return outcome
+            left_s = await patience.left_s(self._seeker.log, 0)
+            left_s = left_s if left_s is None else max(_SHORTEST_SEARCH_S, left_s)
+            call, links = await self._seeker.find(first, self._codec, left_s), links + 1
+
+    async def own_outcome(self, timeout_s: float) -> Outcome | None:
+        """Return its own outcome, whatever that is; ``None`` if there is none in time."""
+        return await self._own_outcome(_any, _Patience(timeout_s))
+
+    async def _own_outcome(self, enough: Enough, patience: _Patience) -> Outcome | None:
+        if self._outcome is None or not is_final(self._outcome):
+            self._outcome = await self._read_on(enough, patience)
+        return self._outcome if self._outcome is not None and enough(self._outcome) else None
+
+    async def _read_on(self, enough: Enough, patience: _Patience) -> Outcome | None:
+        """Read to a final outcome, else to the end of the log: a doubt or a dead letter may be over by then.
+        If that is not `enough`, wait for more.
+        """
+        log = self._seeker.log
+        history = CallHistory(self._seeker.subjects, self._call)
+        position = await read_conclusions(log, history)
+        if history.is_final or (history.outcome is not None and enough(history.outcome)):
+            return history.outcome
+        left_s = await patience.left_s(log, history.call.deadline_ns)
+        found = asyncio.Event()
+
+        def look(record: Record) -> None:
+            history.apply(record)
+            if history.is_final or (history.outcome is not None and enough(history.outcome)):
+                found.set()
+            else:
+                found.clear()  # it was in doubt, and is to run again
+
+        following = await log.follow(history.conclusions, look, start=Start(position + 1))
+        try:
+            await _found_or_failed(found, following, left_s)
+        finally:
+            await following.stop()
+        return history.outcome
+
+
+def is_settled(outcome: Outcome) -> bool:
+    """Whether an outcome answers what became of the call: all but a doubt do."""
+    return outcome.mark is not Mark.IN_DOUBT
+
+
+def _any(_: Outcome) -> bool:
+    return True
+
+
+def is_final(outcome: Outcome) -> bool:
+    """Whether nothing can come after an outcome."""
+    return outcome.mark not in (Mark.IN_DOUBT, Mark.DEAD_LETTERED)
+
+
+async def _found_or_failed(found: asyncio.Event, following: Following, timeout_s: float | None) -> None:
+    """Return when it was found or the time is up; raises why following ended, if it did."""
+    finding = asyncio.ensure_future(found.wait())
+    failing = asyncio.ensure_future(following.reached(_NEVER_SEQ, _FOR_EVER_S))
+    try:
+        await asyncio.wait({finding, failing}, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+        if failing.done() and not found.is_set():
+            await failing
+    finally:
+        finding.cancel()
+        failing.cancel()
+        await asyncio.wait({finding, failing})
+
+
+def still_open(target: str, call_id: str, timeout_s: float | None) -> CallTimeout:
+    """Return the error for a call that has no outcome in time."""
+    waited = "" if timeout_s is None else f" after {timeout_s:g} s"
+    return CallTimeout(
+        f"{target} is durable, but has no outcome{waited}; attach({call_id!r}) waits on", call_id=call_id
+    )

@@ -1,0 +1,87 @@
+"""What the log says of keys, for one worker of a pool and the calls that it has in hand."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+
+from aegisipc.eventstore.errors import MalformedPayload
+from aegisipc.eventstore.frames import Mark, PenFrame
+from aegisipc.eventstore.ids import CallId
+from aegisipc.eventstore.keys import KeyOwner, decode_segment
+from aegisipc.eventstore.log import Record
+from aegisipc.eventstore.memories import Outcome
+from aegisipc.sdk.core.keyed import Lookup
+from aegisipc.sdk.core.pen import Identity, Pen
+from aegisipc.sdk.core.pool_facts import PoolFacts
+from aegisipc.sdk.core.pool_hand import Hand
+from aegisipc.sdk.core.pool_keying import Keying
+from aegisipc.sdk.core.pool_keys import PoolKeys
+
+
+class KeyWords:
+    """Gives the index what the log says, and the calls in hand what follows from it."""
+
+    def __init__(
+        self,
+        identity: Identity,
+        facts: PoolFacts,
+        pen: Pen,
+        keys: PoolKeys,
+        outcome_of: Callable[[CallId], Outcome | None],
+    ) -> None:
+        self._identity, self._facts, self.keys, self._outcome_of = identity, facts, keys, outcome_of
+        self.keying = Keying(keys, pen, self._had_no_effect)
+        self.anomalies: Counter[str] = Counter()
+
+    def apply(
+        self, hand: Hand, mark: Mark, call_id: CallId, body: bytes | None, seq: int, by: tuple[str, int]
+    ) -> None:
+        """Take in a word about a key; `by` is the run of the worker that wrote it."""
+        keying = self.keying
+        if mark is Mark.RELEASED:
+            key = self.keys.on_released(call_id, body, seq)
+            if key is not None:
+                hand.refused(keying.go_on(key))
+            return
+        mine = by == (self._identity.instance, self._identity.session)
+        before = self.keys.on_keyed(call_id, body, seq, *by)
+        is_held = hand.holds(call_id)
+        if keying.on_keyed(call_id, before, mine=mine, is_held=is_held):
+            hand.keyed(call_id)
+        elif mine and before is None:
+            hand.refused(keying.go_on())
+        elif mine and not is_held and before is not None and before.owner is None:
+            known = self._facts.get(call_id)
+            if known is not None and known.is_closed:  # elsewhere, and its key was free before this late word
+                keying.give_back(call_id, body)
+
+    def on_past(self, record: Record, frame: PenFrame, writer: str) -> None:
+        """Take in what was said before the place where following begins."""
+        self.keys.on_frame(len(frame.entries))
+        for (mark, call_id), body in zip(frame.entries, frame.bodies, strict=True):
+            if mark is Mark.KEYED:
+                self.keys.on_keyed(call_id, body, record.seq, writer, frame.session)
+            elif mark is Mark.RELEASED:
+                self.keys.on_released(call_id, body, record.seq)
+
+    def on_segment(self, hand: Hand, record: Record) -> None:
+        """Take in a segment."""
+        try:
+            segment = decode_segment(record.payload)
+        except MalformedPayload:
+            self.anomalies["malformed"] += 1
+            return
+        if self.keys.on_segment(record.seq, record.timestamp_ns, segment):
+            hand.refused(self.keying.go_on())
+
+    def on_found(self, hand: Hand, lookup: Lookup, owner: KeyOwner | None) -> None:
+        """Segments were read: that call has the key, or none."""
+        hand.refused(self.keying.on_found(lookup, owner))
+
+    def _had_no_effect(self, call_id: CallId, writer: str, session: int) -> bool:
+        known, outcome = self._facts.get(call_id), self._outcome_of(call_id)
+        if known is None or outcome is None:
+            return False
+        is_unstarted = known.mark is Mark.EXPIRED and outcome.body is None
+        return is_unstarted and (known.writer, known.session) == (writer, session)

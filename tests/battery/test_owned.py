@@ -1,0 +1,25 @@
+"""Exactly once in an owned group, whoever dies."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from aegisipc.router.infrastructure.embedded import EmbeddedServer
+from tests.battery.plan import Case, cases, name, play
+from tests.battery.scene import Role
+from tests.battery.zygote import Zygote
+
+
+@pytest.mark.parametrize("case", cases([Role.CLIENT, Role.INSTANCE, Role.ROUTER]), ids=name)
+async def test_exactly_one_effect_or_a_doubt(
+    case: Case, shared_server: EmbeddedServer, zygote: Zygote, tmp_path: Path
+) -> None:
+    await play(case, shared_server, zygote, tmp_path)
+
+
+@pytest.mark.parametrize("case", cases([Role.SERVER]), ids=name)
+async def test_exactly_one_effect_when_the_server_dies(case: Case, zygote: Zygote, tmp_path: Path) -> None:
+    async with EmbeddedServer(tmp_path / "nats") as server:  # its log is synced: it dies, and remembers
+        await play(case, server, zygote, tmp_path)
