@@ -13,8 +13,7 @@ import statistics
 import sys
 import tempfile
 import time
-from asyncio import TaskGroup
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from itertools import pairwise
 from pathlib import Path
@@ -24,6 +23,7 @@ from aegisipc.eventstore.cli.output import print_json, table
 from aegisipc.router.infrastructure.child import ChildProcess
 from aegisipc.router.infrastructure.embedded import EmbeddedServer
 from aegisipc.sdk import Client, connect
+from bench.rounds import Round, run_round
 from bench.stage import AEGIS, child
 
 _ROUNDS: Final = 20
@@ -38,14 +38,6 @@ class Plan(NamedTuple):
     concurrency: int
     pool: bool
     fsync: bool
-
-
-class Round(NamedTuple):
-    """One round's figures; latencies in milliseconds."""
-
-    per_s: float
-    p50_ms: float
-    p99_ms: float
 
 
 class Site:
@@ -129,8 +121,8 @@ async def measure(plan: Plan) -> dict[str, Any]:
         "concurrency": plan.concurrency,
         "with_key": _medians(with_key),
         "without_key": _medians(without),
-        "first_round": with_key[0]._asdict(),
-        "last_round": with_key[-1]._asdict(),
+        "first_round": _medians(with_key[:1]),
+        "last_round": _medians(with_key[-1:]),
         "added_p50_ms": round(_medians(with_key)["p50_ms"] - _medians(without)["p50_ms"], 3),
         "rate_ratio": round(_medians(with_key)["per_s"] / _medians(without)["per_s"], 3),
         "memory_mib": memory,
@@ -156,13 +148,13 @@ async def _fill(
     rounds = min(_ROUNDS, plan.keys)
     edges = [plan.keys * number // rounds for number in range(rounds + 1)]
     warm_up = min(2000, plan.keys)
-    await _round(plain, range(warm_up), plan.concurrency)
+    await run_round(plain, range(warm_up), plan.concurrency)
     with_key, without = [], []
     memory: list[dict[str, Any]] = [{"keys": 0} | running.memory()]
     for number, (first, end) in enumerate(pairwise(edges), 1):
-        with_key.append(await _round(keyed, range(first, end), plan.concurrency))
+        with_key.append(await run_round(keyed, range(first, end), plan.concurrency))
         without.append(
-            await _round(plain, range(first, first + max(1, (end - first) // 10)), plan.concurrency)
+            await run_round(plain, range(first, first + max(1, (end - first) // 10)), plan.concurrency)
         )
         if number % max(1, rounds // 4) == 0:
             memory.append({"keys": end} | running.memory())
@@ -178,31 +170,8 @@ async def _reuse(client: Client, numbers: list[int], concurrency: int) -> tuple[
         result = await client.call("keyed.run", number, returns=int, idempotency_key=f"key-{number}")
         wrong += result != number
 
-    found = await _round(again, numbers, min(concurrency, 16))
+    found = await run_round(again, numbers, min(concurrency, 16))
     return wrong, round(found.p50_ms, 3)
-
-
-async def _round(call: Callable[[int], Awaitable[None]], numbers: Any, concurrency: int) -> Round:
-    latencies: list[float] = []
-    turns = iter(numbers)
-
-    async def worker() -> None:
-        for number in turns:
-            began = time.perf_counter()
-            await call(number)
-            latencies.append(time.perf_counter() - began)
-
-    began = time.perf_counter()
-    async with TaskGroup() as group:
-        for _ in range(concurrency):
-            group.create_task(worker())
-    took = time.perf_counter() - began
-    latencies.sort()
-    return Round(
-        round(len(latencies) / took, 1),
-        round(latencies[len(latencies) // 2] * 1e3, 3),
-        round(latencies[int(len(latencies) * 0.99)] * 1e3, 3),
-    )
 
 
 def _medians(rounds: list[Round]) -> dict[str, float]:

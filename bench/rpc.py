@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import statistics
-import time
-from asyncio import TaskGroup
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -13,6 +11,7 @@ import nats
 from aegisipc.eventstore.cli.output import print_json, table
 from aegisipc.sdk import connect
 from aegisipc.sdk.client import Client
+from bench.rounds import Round, run_round
 from bench.stage import stage
 from bench.workload import ECHO_SUBJECT, ORDER, Fill
 
@@ -28,14 +27,6 @@ class Plan(NamedTuple):
     calls: int
     rounds: int
     fsync: bool
-
-
-class Round(NamedTuple):
-    """One round's figures; latencies in milliseconds."""
-
-    per_s: float
-    p50_ms: float
-    p99_ms: float
 
 
 async def report(plan: Plan, *, as_json: bool) -> int:
@@ -81,22 +72,22 @@ async def _figures(plan: Plan, client: Client, plain: Any, concurrency: int) -> 
     calls = max(concurrency, plan.calls if concurrency > 1 else plan.calls // _SINGLE_SHARE)
     payload = b"x" * 60
 
-    async def echo() -> None:
+    async def echo(_: int) -> None:
         await plain.request(ECHO_SUBJECT, payload, timeout=30)
 
-    def durable(effect: str) -> Callable[[], Awaitable[Any]]:
+    def durable(effect: str) -> Callable[[int], Awaitable[Any]]:
         target = f"bench.{effect}"
-        return lambda: client.call(target, ORDER, returns=Fill, resource_id=None)
+        return lambda _: client.call(target, ORDER, returns=Fill, resource_id=None)
 
-    kinds: dict[str, Callable[[], Awaitable[Any]]] = {"plain": echo} | {
+    kinds: dict[str, Callable[[int], Awaitable[Any]]] = {"plain": echo} | {
         effect: durable(effect) for effect in EFFECTS
     }
     for call in kinds.values():
-        await _round(call, concurrency, max(concurrency, calls // 10))  # warm up
+        await run_round(call, range(max(concurrency, calls // 10)), concurrency)  # warm up
     rounds: dict[str, list[Round]] = {kind: [] for kind in kinds}
     for _ in range(plan.rounds):  # interleaved, so that a noisy moment hits all of them
         for kind, call in kinds.items():
-            rounds[kind].append(await _round(call, concurrency, calls))
+            rounds[kind].append(await run_round(call, range(calls), concurrency))
     medians = {
         kind: Round(*map(statistics.median, zip(*found, strict=True))) for kind, found in rounds.items()
     }
@@ -116,24 +107,3 @@ def _figure(plan: Plan, concurrency: int, effect: str, ours: Round, plain: Round
         "plain_p99_ms": round(plain.p99_ms, 3),
         "ratio": round(ours.per_s / plain.per_s, 3),
     }
-
-
-async def _round(call: Callable[[], Awaitable[Any]], concurrency: int, calls: int) -> Round:
-    latencies: list[float] = []
-    turns = iter(range(calls))
-
-    async def worker() -> None:
-        for _ in turns:
-            began = time.perf_counter()
-            await call()
-            latencies.append(time.perf_counter() - began)
-
-    began = time.perf_counter()
-    async with TaskGroup() as group:
-        for _ in range(concurrency):
-            group.create_task(worker())
-    took = time.perf_counter() - began
-    latencies.sort()
-    return Round(
-        calls / took, latencies[len(latencies) // 2] * 1e3, latencies[int(len(latencies) * 0.99)] * 1e3
-    )

@@ -12,7 +12,7 @@ from tests.battery.judging import Counted, complaints
 from tests.battery.plan import Case, name, verdict
 from tests.battery.points import Point, Reaching
 from tests.battery.scene import Role, Scene, a_scene
-from tests.battery.wire_proxy import AnswerTo, Hold, Seen
+from tests.battery.wire_proxy import AnswerTo, Seen
 from tests.battery.zygote import Zygote
 
 CLIENTS = [Case(Role.CLIENT, Point.BEFORE_APPEND, deed) for deed in ("once", "transactional")]
@@ -40,12 +40,16 @@ class Late:
         self._reaching = Reaching(scene, point)
 
     def _is_held(self, seen: Seen) -> bool:
-        held: Hold | None = self._reaching.held
+        held = self._reaching.held
         return held is not None and held.wants(seen)
 
     async def until_dead(self, role: Role) -> None:
         self._scene.start_client()
         await self._reaching.reached()
+        held = self._reaching.held
+        assert held is not None
+        held.take_no_more()
+        self._scene.proxy.keep_open(held.seen[0].link)
         await self._scene.kill(role)
 
     async def let_it_come(self) -> bytes:

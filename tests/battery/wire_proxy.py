@@ -118,16 +118,21 @@ class Hold:
     def __init__(self, wants: Wants) -> None:
         self.wants = wants
         self._is_over = asyncio.Event()
+        self._has_enough = False
         self.caught = asyncio.Event()
         self.seen: list[Seen] = []
 
     async def gate(self, seen: Seen) -> None:
         """Return when the message may go on."""
-        if self._is_over.is_set() or not self.wants(seen):
+        if self._is_over.is_set() or self._has_enough or not self.wants(seen):
             return
         self.seen.append(seen)
         self.caught.set()
         await self._is_over.wait()
+
+    def take_no_more(self) -> None:
+        """Keep back what is kept back, and nothing else."""
+        self._has_enough = True
 
     def release(self) -> None:
         """Pass everything on, and keep nothing back any more."""
@@ -170,6 +175,7 @@ class WireProxy(FaultyProxy):
         super().__init__(target)
         self._holds: list[Hold] = []
         self._names: dict[_Link, str] = {}
+        self._kept: set[_Link] = set()
         self.failures: list[Exception] = []
 
     def hold(self, wants: Wants) -> Hold:
@@ -178,20 +184,41 @@ class WireProxy(FaultyProxy):
         self._holds.append(hold)
         return hold
 
+    def keep_open(self, link: _Link) -> None:
+        """Do not tell the server when the client of this connection is gone."""
+        self._kept.add(link)
+
     async def _pump(
         self, link: _Link, source: asyncio.StreamReader, sink: asyncio.StreamWriter, direction: Direction
     ) -> None:
         splitter, is_to_server = Splitter(), direction is self.to_server
+        is_gone = False
         try:
             with contextlib.suppress(OSError):
                 while chunk := await source.read(_CHUNK_BYTES):
                     for frame in splitter.feed(chunk):
                         await self._gates(frame, link, is_to_server=is_to_server)
-                        await self._pass_on(link, frame.raw, sink, direction)
+                        if not is_gone:
+                            is_gone = not await self._is_passed_on(link, frame, sink, direction)
+                    if is_gone and is_to_server:
+                        return
         except NotNats as error:
             self.failures.append(error)
         finally:
-            sink.close()
+            if not is_to_server or link not in self._kept:
+                sink.close()
+
+    async def _is_passed_on(
+        self, link: _Link, frame: Frame, sink: asyncio.StreamWriter, direction: Direction
+    ) -> bool:
+        """Whether there is still somebody at the other end. If it is the client who is gone, the server is
+        listened to all the same: it may have something to say to what the client had sent.
+        """
+        try:
+            await self._pass_on(link, frame.raw, sink, direction)
+        except OSError:
+            return False
+        return True
 
     async def _gates(self, frame: Frame, link: _Link, *, is_to_server: bool) -> None:
         if frame.verb == "CONNECT":

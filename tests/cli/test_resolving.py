@@ -30,7 +30,8 @@ from aegisipc.eventstore.nats.options import ConnectOptions
 from aegisipc.eventstore.streams import create_log
 from aegisipc.eventstore.subjects import subjects_of
 from aegisipc.router.cli.asking import Refused
-from aegisipc.router.cli.resolving import NoHolder, NotInDoubt, Resolving
+from aegisipc.router.cli.resolving import NotInDoubt, Resolving
+from aegisipc.router.cli.telling import NoHolder
 from aegisipc.router.infrastructure.embedded import EmbeddedServer
 
 _namespaces = (f"resolving{number}" for number in itertools.count(1))
@@ -99,7 +100,7 @@ class Room:
 
     async def tell(self, timeout_s: float) -> int:
         resolving = Resolving(self.connection, self.log, self.subjects, self.call_id)
-        return await resolving.tell(COMMAND, timeout_s)
+        return await resolving.resolve(COMMAND, timeout_s)
 
 
 @pytest.fixture

@@ -74,7 +74,7 @@ async def test_a_record_on_the_fence_that_nobody_understands_takes_the_pen_from_
     host._commit._is_busy = True  # its next frame is made before it has read that record, and sent after it
     venue.gate.set()
     await eventually(lambda: host.member.running == 0, within_s=5, what="a has finished")
-    frame = host.next_frame()
+    frame = host._commit._source.next_frame()
     assert frame is not None
     async with await Connection.open(ConnectOptions(place.url, name="stranger")) as connection:
         log = await open_log(connection, subjects)

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -17,8 +18,8 @@ from aegisipc.eventstore.nats.connection import Connection
 from aegisipc.eventstore.nats.options import ConnectOptions
 from aegisipc.eventstore.streams import open_log
 from aegisipc.eventstore.subjects import CONCLUSIONS, KEYS, subjects_of
-from aegisipc.sdk.core.pool_keys import PoolKeys
-from aegisipc.sdk.errors import CallCancelled, CallInDoubt, DeadLettered, IdempotencyConflict
+from aegisipc.sdk.client import Client
+from aegisipc.sdk.errors import CallCancelled, CallInDoubt, CallUnknown, DeadLettered, IdempotencyConflict
 from aegisipc.sdk.hosts.pool import PoolHost
 from tests.e2e.kit import Place, Running
 from tests.e2e.kit_log import records
@@ -91,30 +92,59 @@ async def test_calls_with_one_key_run_once_whichever_worker_gets_them(place: Pla
     assert (nobody["ok"], nobody["call_id"]) == (True, None)
 
 
-async def test_keys_outlive_all_workers_and_old_ones_are_read_from_segments(
-    place: Place, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    init = PoolKeys.__init__
-    monkeypatch.setattr(PoolKeys, "__init__", lambda keys, most, _: init(keys, most, 4))
+async def test_keys_outlive_all_workers_and_old_ones_are_read_from_segments(place: Place) -> None:
     runs: Counter[int] = Counter()
 
     def run(_: str, number: int) -> None:
         runs[number] += 1
 
-    first = await place.serve(pool(run), instance="w1")
     client = await place.client()
-    for n in range(20):
-        assert await client.call("pool.pay", n, idempotency_key=f"k{n}", timeout=60) == n
+    first = await _pay_with_keys_in_segments(place, client, run, 20)
     await first.leave()
-    subjects = subjects_of(place.namespace)
-    found = [r for r in await records(place) if subjects.parse(r.subject).kind == KEYS]
-    segments = [decode_segment(record.payload) for record in found]
-    assert sum(len(segment.entries) for segment in segments) >= 16
     second = await place.serve(pool(run), instance="w2")
     for n in range(20):
         assert await client.call("pool.pay", n, idempotency_key=f"k{n}", timeout=60) == n
     assert runs == Counter(range(20))
     assert host_of(second)._worker.keys.covered > 0
+
+
+async def _pay_with_keys_in_segments(
+    place: Place, client: Client, run: Callable[[str, int], Any], most: int
+) -> Running:
+    """Make so many calls with keys, most of which come to stand in small segments."""
+    running = await place.serve(pool(run), instance="w1")
+    host_of(running)._worker.keys.most = 4
+    for n in range(most):
+        assert await client.call("pool.pay", n, idempotency_key=f"k{n}", timeout=60) == n
+    subjects = subjects_of(place.namespace)
+    found = [r for r in await records(place) if subjects.parse(r.subject).kind == KEYS]
+    segments = [decode_segment(record.payload) for record in found]
+    assert sum(len(segment.entries) for segment in segments) >= most - 4
+    return running
+
+
+@pytest.mark.parametrize("is_in_segments", [False, True])
+async def test_a_call_is_found_by_its_key_while_no_worker_is_there(
+    place: Place, is_in_segments: bool
+) -> None:
+    client = await place.client()
+    if is_in_segments:
+        running = await _pay_with_keys_in_segments(place, client, lambda *_: None, 20)
+    else:
+        running = await place.serve(pool(), instance="w1")
+        for n in range(3):
+            assert await client.call("pool.pay", n, idempotency_key=f"k{n}", timeout=60) == n
+    await running.leave()
+    waits = await client.submit("pool.pay", 99, idempotency_key="w", timeout=60)
+    for n in (0, 2):
+        attached = await client.attach(idempotency_key=f"k{n}", service="pool", returns=int)
+        assert await attached.settled(MUCH_S) == n
+    attached = await client.attach(idempotency_key="w", service="pool", returns=int)
+    assert attached.call_id == waits.call_id
+    with pytest.raises(CallUnknown):
+        await client.attach(idempotency_key="never", service="pool")
+    await place.serve(pool(), instance="w2")
+    assert await attached.settled(MUCH_S) == 99
 
 
 async def test_a_worker_without_keys_writes_and_reads_nothing_of_them(place: Place) -> None:

@@ -1,5 +1,5 @@
-"""What may become of a call beside an answer: another attempt, a dead letter, a duplicate, an end by wish. The
-fold of a group and the history of a single call agree.
+"""What may become of a call beside an answer: another attempt, a dead letter, a duplicate, an end by request.
+The fold of a group and the history of a single call agree.
 """
 
 from __future__ import annotations

@@ -207,7 +207,7 @@ def test_bytes_that_anybody_wrote_are_refused(payload: bytes) -> None:
             decode_snapshot(each)
 
 
-CALL = [CALLS[0], "c", "m", None, 1, 2, b"", 3, "accepted", None, 0, 0, None, "key", 1, 2, 7]
+CALL: list[Any] = [CALLS[0], "c", "m", None, 1, 2, b"", 3, "accepted", None, 0, 0, None, "key", 1, 2, 7]
 CALL += [["a", "why"], False]
 
 

@@ -225,7 +225,8 @@ class AnyHistory(RuleBasedStateMachine):
     @initialize(spills=st.booleans(), tier=st.sampled_from([2, 4, 1 << 30]))
     def begin(self, *, spills: bool, tier: int) -> None:
         self.spill = to_disk if spills else None
-        keys._MAX_TIER, self.former_tier = tier, keys._MAX_TIER
+        self.patch = pytest.MonkeyPatch()
+        self.patch.setattr(keys, "_MAX_TIER", tier)
         self.index = KeyIndex(self.spill)
         self.judge: dict[bytes, KeyOwner] = {}
         self.stored: dict[int, bytes] = {}
@@ -233,8 +234,8 @@ class AnyHistory(RuleBasedStateMachine):
         self.seq = 0
 
     def teardown(self) -> None:
-        if hasattr(self, "former_tier"):
-            keys._MAX_TIER = self.former_tier
+        if hasattr(self, "patch"):
+            self.patch.undo()
 
     @rule(key=names, number=st.integers(1, 9))
     def own(self, key: bytes, number: int) -> None:

@@ -6,6 +6,7 @@ from aegisipc.eventstore import events as ev
 from aegisipc.eventstore.codec import encode
 from aegisipc.eventstore.frames import CallFrame, CallOptions, Mark, PenFrame, decode_pen, encode_calls
 from aegisipc.eventstore.ids import CallId, format_call_id, session_of
+from aegisipc.eventstore.key_seeking import PoolKeyFold
 from aegisipc.eventstore.keys import (
     SEGMENT_KEYS,
     Elsewhere,
@@ -17,12 +18,12 @@ from aegisipc.eventstore.keys import (
 )
 from aegisipc.eventstore.log import Record
 from aegisipc.eventstore.open_calls import OpenCall
+from aegisipc.eventstore.pool_keys import PoolKeys
 from aegisipc.eventstore.subjects import CANCEL, CONCLUSIONS, DEAD, HA, KEYS
 from aegisipc.sdk.core.keyed import Lookup
 from aegisipc.sdk.core.pen import Identity, Start, Written
 from aegisipc.sdk.core.pool import PoolWorker, Resolved
 from aegisipc.sdk.core.pool_hand import ToCancel
-from aegisipc.sdk.core.pool_keys import PoolKeys
 from aegisipc.sdk.failures import cancelled
 from tests.sdk.kit import EFFECTS, NS, POOL, SERVICE, FakeClient, ListLog, Reply
 
@@ -82,6 +83,18 @@ def fold_keys(keys: PoolKeys, record: Record) -> None:
             elif mark is Mark.RELEASED:
                 keys.on_released(call_id, body, record.seq)
     keys.position = record.seq
+
+
+def found_in(log: ListLog, key: str) -> CallId | None:
+    """Who has a key for one who reads the log."""
+    fold = PoolKeyFold(NS, SERVICE, key)
+    for record in log.records:
+        if NS.parse(record.subject).kind == KEYS:
+            fold.read_segment(record)
+    start = fold.join()
+    for record in log.records[start - 1 :]:
+        fold.apply(record)
+    return fold.owner
 
 
 def with_options(frame: CallFrame, *options: CallOptions | None) -> CallFrame:

@@ -8,8 +8,15 @@ from aegisipc.eventstore.codec import decode
 from aegisipc.eventstore.frames import CallFrame, CallOptions, Mark
 from aegisipc.eventstore.ids import CallId, format_call_id
 from aegisipc.eventstore.keys import KeyOwner, Segment, key_hash
-from aegisipc.sdk.core.pool_keys import SEGMENT_AGE_NS, SEGMENT_SAID, PoolKeys
-from aegisipc.sdk.core.pool_words import keyed_body, keyed_in, released_body, released_in
+from aegisipc.eventstore.pool_keys import (
+    SEGMENT_AGE_NS,
+    SEGMENT_SAID,
+    PoolKeys,
+    keyed_body,
+    keyed_in,
+    released_body,
+    released_in,
+)
 from tests.sdk.kit import POOL, FakeClient, ListLog, a_call, ids, marks, ms
 from tests.sdk.pool_kit import WorkerRig, cancel, pool_client, stored_with
 

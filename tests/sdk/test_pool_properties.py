@@ -26,17 +26,18 @@ from aegisipc.eventstore.ids import CallId
 from aegisipc.eventstore.lifecycles import CallState
 from aegisipc.eventstore.log import Record
 from aegisipc.eventstore.open_calls import OpenCall
+from aegisipc.eventstore.pool_keys import PoolKeys
 from aegisipc.eventstore.subjects import CONCLUSIONS, DEAD, PEN
 from aegisipc.sdk.core.pen import Written
 from aegisipc.sdk.core.pool_attempts import MAX_ATTEMPTS
 from aegisipc.sdk.core.pool_facts import CLOSED, Known, LookUp
-from aegisipc.sdk.core.pool_keys import PoolKeys
 from tests.sdk.kit import NS, POOL, SERVICE, ListLog, a_call
 from tests.sdk.pool_kit import (
     BY_OPERATOR,
     WorkerRig,
     cancel,
     fold_keys,
+    found_in,
     owner_of,
     pause,
     pool_client,
@@ -563,6 +564,8 @@ class Pool(RuleBasedStateMachine):
             assert len(owners) == 1
             assert owners == {owner_of(self.log, plain, key)}
             (owner,) = owners
+            if owner is not None:
+                assert found_in(self.log, key) == owner.call_id, "who reads the log comes to another owner"
             for call_id in self.effects[key]:
                 assert owner is not None
                 assert owner.call_id == call_id, "the key of a call that started is another's, or free"

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from argparse import SUPPRESS, ArgumentParser, Namespace
+from argparse import ArgumentParser, Namespace
 
-from aegisipc.eventstore.cli import Verb, add_connection_options, add_json_option
+from aegisipc.eventstore.cli import Verb
+from aegisipc.router.cli.nested import EXAMPLE_CALL, Nested, add_common, call_id_in, run_nested
 from aegisipc.router.cli.operating import (
     add_author_options,
     add_no_wait_option,
@@ -12,13 +13,8 @@ from aegisipc.router.cli.operating import (
     author_of,
 )
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
 DEFAULT_TIMEOUT_S = 10.0
 
-_ID = "019a9e6e-8d5b-7000-8000-3b9aca000001"
 _SHOW = """\
 Show the history of a call: its arguments, and what the log says of it, with who wrote it and when. It is read
 from the log alone, so no router is needed."""
@@ -30,41 +26,20 @@ one that has an outcome keeps it."""
 
 def configure(parser: ArgumentParser) -> None:
     """Add the verb's own verbs."""
-    verbs = parser.add_subparsers(metavar="VERB", required=True)
-    kinds: tuple[tuple[str, str, str, Callable[[Namespace], int]], ...] = (
-        ("show", "show the history of a call", _SHOW, _show),
-        ("cancel", "ask for a call not to run, or to stop", _CANCEL, _cancel),
-    )
-    for name, does, description, run_it in kinds:
-        each = verbs.add_parser(
-            name,
-            help=does,
-            description=description,
-            epilog=f"example:\n  aegis calls {name} {_ID}",
-            formatter_class=parser.formatter_class,
-            allow_abbrev=False,
-        )
-        each.set_defaults(calls_verb=run_it, usage_error=each.error)
+    verbs = Nested(parser, "calls")
+    show = verbs.add("show", "show the history of a call", _SHOW, EXAMPLE_CALL, _show)
+    cancel = verbs.add("cancel", "ask for a call not to run, or to stop", _CANCEL, EXAMPLE_CALL, _cancel)
+    for each in (show, cancel):
         each.add_argument("call", metavar="CALL", help="its id")
-        if name == "cancel":
-            add_author_options(each)
-            add_timeout_option(each, DEFAULT_TIMEOUT_S, "the end of the call")
-            add_no_wait_option(each, "the call has ended")
-        each.add_argument(
-            "-v", "--verbose", action="store_true", default=SUPPRESS, help="log everything, to stderr"
-        )
-        add_json_option(each)
-        add_connection_options(each)
-
-
-def run(args: Namespace) -> int:
-    """Run ``aegis calls <verb>``."""
-    code: int = args.calls_verb(args)
-    return code
+    add_author_options(cancel)
+    add_timeout_option(cancel, DEFAULT_TIMEOUT_S, "the end of the call")
+    add_no_wait_option(cancel, "the call has ended")
+    for each in (show, cancel):
+        add_common(each)
 
 
 def _show(args: Namespace) -> int:
-    call_id = _call_id(args)
+    call_id = call_id_in(args, args.call)
 
     from aegisipc.eventstore.cli.running import run_async  # noqa: PLC0415 - see eventstore.cli
     from aegisipc.router.cli.doubting import show  # noqa: PLC0415 - heavy
@@ -73,7 +48,7 @@ def _show(args: Namespace) -> int:
 
 
 def _cancel(args: Namespace) -> int:
-    call_id = _call_id(args)
+    call_id = call_id_in(args, args.call)
     args.author = author_of(args)
 
     from aegisipc.eventstore.cli.running import run_async  # noqa: PLC0415 - see eventstore.cli
@@ -82,24 +57,13 @@ def _cancel(args: Namespace) -> int:
     return run_async(cancel(args, call_id))
 
 
-def _call_id(args: Namespace) -> bytes:
-    from aegisipc.eventstore.errors import MalformedPayload  # noqa: PLC0415 - only to run the verb
-    from aegisipc.eventstore.ids import parse_call_id  # noqa: PLC0415 - as above
-
-    try:
-        return parse_call_id(args.call)
-    except MalformedPayload as error:
-        args.usage_error(error.message)
-        raise
-
-
 VERB = Verb(
     "calls",
     "single calls: show, cancel",
     configure,
-    run,
+    run_nested,
     description="Look at a call, or cancel it.",
     examples=f"""\
-aegis calls show {_ID}
-aegis calls cancel {_ID} --reason 'wrong account'""",
+aegis calls show {EXAMPLE_CALL}
+aegis calls cancel {EXAMPLE_CALL} --reason 'wrong account'""",
 )

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from argparse import SUPPRESS, ArgumentParser, Namespace, _SubParsersAction
+from argparse import ArgumentParser, Namespace
 
-from aegisipc.eventstore.cli import Verb, add_connection_options, add_json_option
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable
+from aegisipc.eventstore.cli import Verb
+from aegisipc.router.cli.nested import Nested, add_common, run_nested
 
 _SHOW = """\
 Show what a service offers: its methods with their effects and signatures, and which instance offers which
@@ -24,52 +21,15 @@ two is not to be found."""
 
 def configure(parser: ArgumentParser) -> None:
     """Add the verb's own verbs."""
-    verbs = parser.add_subparsers(metavar="VERB", required=True)
-    show = _add(
-        verbs, parser, "show", "show what a service offers", _SHOW, "orders --json >contract.json", _show
-    )
+    verbs = Nested(parser, "contract")
+    show = verbs.add("show", "show what a service offers", _SHOW, "orders --json >contract.json", _show)
     show.add_argument("service", metavar="SERVICE", help="a service, or one instance: SERVICE/INSTANCE")
     show.add_argument("--method", metavar="M", help="only that method, in all its versions")
-    _add_common(show)
-    diff = _add(verbs, parser, "diff", "compare two contracts", _DIFF, "contract.json orders/orders-7", _diff)
+    add_common(show)
+    diff = verbs.add("diff", "compare two contracts", _DIFF, "contract.json orders/orders-7", _diff)
     diff.add_argument("old", metavar="OLD", help="a service, SERVICE/INSTANCE, or a file")
     diff.add_argument("new", metavar="NEW", help="the same")
-    _add_common(diff)
-
-
-def _add(  # noqa: PLR0917 - what a verb consists of
-    verbs: _SubParsersAction[ArgumentParser],
-    parent: ArgumentParser,
-    name: str,
-    does: str,
-    description: str,
-    example: str,
-    run: Callable[[Namespace], int],
-) -> ArgumentParser:
-    parser = verbs.add_parser(
-        name,
-        help=does,
-        description=description,
-        epilog=f"example:\n  aegis contract {name} {example}",
-        formatter_class=parent.formatter_class,
-        allow_abbrev=False,
-    )
-    parser.set_defaults(contract_verb=run, usage_error=parser.error)
-    return parser
-
-
-def _add_common(parser: ArgumentParser) -> None:
-    parser.add_argument(
-        "-v", "--verbose", action="store_true", default=SUPPRESS, help="log everything, to stderr"
-    )
-    add_json_option(parser)
-    add_connection_options(parser)
-
-
-def run(args: Namespace) -> int:
-    """Run ``aegis contract <verb>``."""
-    code: int = args.contract_verb(args)
-    return code
+    add_common(diff)
 
 
 def _show(args: Namespace) -> int:
@@ -90,7 +50,7 @@ VERB = Verb(
     "contract",
     "what a service offers, and whether it may be replaced: show, diff",
     configure,
-    run,
+    run_nested,
     description="""\
 Every instance writes down what it offers: its methods, their effects, and the schemas of their arguments and
 results. An instance joins only if those who call the service can go on; stubs are checked likewise.""",

@@ -2,30 +2,25 @@
 
 from __future__ import annotations
 
-import asyncio
 from argparse import Namespace
 from typing import Any, Final
 
 from aegisipc.eventstore.cli.output import Cell, Paint, ago, print_json, printable, shorten, table
-from aegisipc.eventstore.errors import AckUnknown, AegisError, NoResponders, NotConnected
+from aegisipc.eventstore.errors import AegisError
 from aegisipc.eventstore.frames import Mark
 from aegisipc.eventstore.histories import CallHistory
 from aegisipc.eventstore.ids import CallId, format_call_id
 from aegisipc.eventstore.lifecycles import CallState
-from aegisipc.eventstore.log import Log
 from aegisipc.eventstore.names import check_method, check_name
 from aegisipc.eventstore.nats.connection import Connection
 from aegisipc.eventstore.nats.options import ConnectOptions
-from aegisipc.eventstore.seeking import read_history
 from aegisipc.eventstore.streams import open_log
-from aegisipc.eventstore.subjects import Subjects, subjects_of
-from aegisipc.router.cli.asking import Refused, ask, check_group
+from aegisipc.eventstore.subjects import subjects_of
+from aegisipc.router.cli.asking import check_group
 from aegisipc.router.cli.dead_letters import DeadLetter, Wanted, read_dead_letters
-from aegisipc.router.cli.resolving import NoHolder, no_holder
 from aegisipc.router.cli.stories import said_in
+from aegisipc.router.cli.telling import Decision, Telling
 
-_RETRY_S: Final = 0.2
-_TRY_S: Final = 3.0
 _WIDEST: Final = 28
 _WIDEST_ERROR: Final = 48
 
@@ -116,7 +111,7 @@ async def decide(args: Namespace) -> int:
             call_ids = [letter.call_id for letter in await read_dead_letters(log, subjects, _wanted(args))]
         for call_id in call_ids:
             try:
-                seq = await _Deciding(connection, log, subjects, call_id).tell(args)
+                seq = await _Deciding(connection, log, subjects, call_id).decide(args)
             except AegisError as error:
                 if len(call_ids) == 1:
                     raise
@@ -132,66 +127,41 @@ async def decide(args: Namespace) -> int:
     return 1 if failed else 0
 
 
-class _Deciding:
-    """What it takes to have one decision recorded."""
+class _Deciding(Telling):
+    """What it takes to have one decision about a dead letter recorded."""
 
-    def __init__(self, connection: Connection, log: Log, subjects: Subjects, call_id: CallId) -> None:
-        self._connection, self._log, self._subjects, self._call_id = connection, log, subjects, call_id
-
-    async def tell(self, args: Namespace) -> int:
-        """Tell the holder of the pen; returns the sequence of what was recorded. While the pen changes hands
-        nobody answers, and after that another one does.
+    async def decide(self, args: Namespace) -> int:
+        """Tell the holder of the pen; returns the sequence of what was recorded.
 
         Raises:
             UnknownCall: the log does not have the call.
             NotDeadLettered: it is no dead letter, or not any more.
-            NoHolder: nobody could be told, or nobody answered in time.
-            Refused: the holder says why it does not obey; nothing was recorded.
+            NoHolder, Refused: as :meth:`Telling.tell`.
         """
-        history = await self._read()
-        if history.state is not CallState.DEAD_LETTERED or history.dead_letter is None:
-            raise self._not_dead(history, args.decision)
-        dead_seq = history.dead_letter.seq
-        subject = self._subjects.tell(history.call.service, history.call.group)
-        command = _command(args, self._call_id)
-        loop = asyncio.get_running_loop()
-        give_up_at = loop.time() + args.timeout
-        while True:
-            try:
-                left_s = min(_TRY_S, max(_RETRY_S, give_up_at - loop.time()))
-                return int((await ask(self._connection, subject, command, left_s)).get("seq", 0))
-            except (NoResponders, AckUnknown, NotConnected) as error:
-                trouble: AegisError = error
-            except Refused as refusal:
-                if refusal.code not in _UNDECIDED:
-                    raise
-                trouble = refusal
-            history = await self._read()
-            recorded = _recorded(history, args, dead_seq)
-            if recorded:
-                return recorded  # only the answer was lost
+
+        def check(history: CallHistory) -> None:
             if history.state is not CallState.DEAD_LETTERED:
-                raise self._not_dead(history, args.decision)
-            is_hopeless = isinstance(trouble, NoResponders) and history.holder[0] is None  # so in a pool
-            if is_hopeless or give_up_at - loop.time() <= _RETRY_S:
-                raise trouble if isinstance(trouble, Refused) else self._nobody(history, args, trouble)
-            await asyncio.sleep(_RETRY_S)
+                raise _not_dead(history, args.decision)
 
-    async def _read(self) -> CallHistory:
-        return await read_history(self._log, self._subjects, self._call_id, until_final=True)
+        def recorded(history: CallHistory) -> int:
+            return _recorded(history, args, dead_seq)
 
-    def _not_dead(self, history: CallHistory, decision: str) -> NotDeadLettered:
-        shown, state = format_call_id(self._call_id), str(history.state)
-        return NotDeadLettered(
-            f"cannot {decision} call {shown}: it is no dead letter, but {state.replace('_', ' ')}; look with "
-            "aegis dlq show",
-            call_id=shown,
-            state=state,
-        )
+        history = await self.history()
+        check(history)
+        dead_seq = history.dead_letter.seq if history.dead_letter is not None else 0
+        command = _command(args, history.call.call_id)
+        decision = Decision(args.decision, "aegis dlq show", command, _UNDECIDED, recorded, check)
+        return await self.tell(history, decision, args.timeout)
 
-    @staticmethod
-    def _nobody(history: CallHistory, args: Namespace, trouble: AegisError) -> NoHolder:
-        return no_holder(history, trouble, args.decision, "aegis dlq show")
+
+def _not_dead(history: CallHistory, decision: str) -> NotDeadLettered:
+    shown, state = format_call_id(history.call.call_id), str(history.state)
+    return NotDeadLettered(
+        f"cannot {decision} call {shown}: it is no dead letter, but {state.replace('_', ' ')}; look with "
+        "aegis dlq show",
+        call_id=shown,
+        state=state,
+    )
 
 
 def _command(args: Namespace, call_id: CallId) -> Plain:

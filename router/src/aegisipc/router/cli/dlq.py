@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-from argparse import SUPPRESS, ArgumentParser, Namespace, _SubParsersAction
+from argparse import ArgumentParser, Namespace
 
-from aegisipc.eventstore.cli import Verb, add_connection_options, add_json_option
+from aegisipc.eventstore.cli import Verb
+from aegisipc.router.cli.nested import EXAMPLE_CALL, Nested, add_common, call_id_in, run_nested
 from aegisipc.router.cli.operating import add_author_options, add_timeout_option, author_of
-
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 DEFAULT_LIMIT = 100
 MAX_LIMIT = 100_000
 DEFAULT_TIMEOUT_S = 10.0
 REASONS = ("attempts", "deadline", "poison")
 
-_ID = "019a9e6e-8d5b-7000-8000-3b9aca000001"
 _LIST = """\
 List the dead letters, oldest first. They are read from the log, from the records that are about dead letters
 and no others, so no router is needed."""
@@ -35,8 +31,8 @@ the log. Name the calls, or say which ones by --service and the like, or --all."
 
 def configure(parser: ArgumentParser) -> None:
     """Add the verb's own verbs."""
-    verbs = parser.add_subparsers(metavar="VERB", required=True)
-    listing = _add(verbs, parser, "list", "list the dead letters", _LIST, "--service orders", _list)
+    verbs = Nested(parser, "dlq")
+    listing = verbs.add("list", "list the dead letters", _LIST, "--service orders", _list)
     _add_filters(listing)
     listing.add_argument(
         "--limit",
@@ -45,15 +41,13 @@ def configure(parser: ArgumentParser) -> None:
         metavar="N",
         help=f"how many, 1 to {MAX_LIMIT} (default: %(default)s)",
     )
-    showing = _add(verbs, parser, "show", "show the history of a dead letter", _SHOW, _ID, _show)
+    showing = verbs.add("show", "show the history of a dead letter", _SHOW, EXAMPLE_CALL, _show)
     showing.add_argument("call", metavar="CALL", help="its id")
-    requeueing = _add(
-        verbs,
-        parser,
+    requeueing = verbs.add(
         "requeue",
         "let dead letters run again",
         _REQUEUE,
-        f"{_ID} --reason 'venue is back'",
+        f"{EXAMPLE_CALL} --reason 'venue is back'",
         _decide,
     )
     _add_selection(requeueing, "requeue")
@@ -63,9 +57,7 @@ def configure(parser: ArgumentParser) -> None:
         metavar="SECONDS",
         help="how long they may wait for their start (default: as long as at first)",
     )
-    discarding = _add(
-        verbs,
-        parser,
+    discarding = verbs.add(
         "discard",
         "put dead letters away for good",
         _DISCARD,
@@ -74,28 +66,7 @@ def configure(parser: ArgumentParser) -> None:
     )
     _add_selection(discarding, "discard")
     for each in (listing, showing, requeueing, discarding):
-        _add_common(each)
-
-
-def _add(  # noqa: PLR0917 - what a verb consists of
-    verbs: _SubParsersAction[ArgumentParser],
-    parent: ArgumentParser,
-    name: str,
-    does: str,
-    description: str,
-    example: str,
-    run: Callable[[Namespace], int],
-) -> ArgumentParser:
-    parser = verbs.add_parser(
-        name,
-        help=does,
-        description=description,
-        epilog=f"example:\n  aegis dlq {name} {example}",
-        formatter_class=parent.formatter_class,
-        allow_abbrev=False,
-    )
-    parser.set_defaults(dlq_verb=run, usage_error=parser.error)
-    return parser
+        add_common(each)
 
 
 def _add_filters(parser: ArgumentParser) -> None:
@@ -115,20 +86,6 @@ def _add_selection(parser: ArgumentParser, decision: str) -> None:
     parser.set_defaults(decision=decision)
 
 
-def _add_common(parser: ArgumentParser) -> None:
-    parser.add_argument(
-        "-v", "--verbose", action="store_true", default=SUPPRESS, help="log everything, to stderr"
-    )
-    add_json_option(parser)
-    add_connection_options(parser)
-
-
-def run(args: Namespace) -> int:
-    """Run ``aegis dlq <verb>``."""
-    code: int = args.dlq_verb(args)
-    return code
-
-
 def _list(args: Namespace) -> int:
     if not 1 <= args.limit <= MAX_LIMIT:
         args.usage_error(f"--limit: give a number from 1 to {MAX_LIMIT}")
@@ -140,7 +97,7 @@ def _list(args: Namespace) -> int:
 
 
 def _show(args: Namespace) -> int:
-    call_id = _call_id(args, args.call)
+    call_id = call_id_in(args, args.call)
 
     from aegisipc.eventstore.cli.running import run_async  # noqa: PLC0415 - see eventstore.cli
     from aegisipc.router.cli.doubting import show  # noqa: PLC0415 - heavy
@@ -158,7 +115,7 @@ def _decide(args: Namespace) -> int:
     deadline_s = getattr(args, "deadline", None)
     if deadline_s is not None and not 0 < deadline_s <= 30 * 24 * 3600:
         args.usage_error("--deadline: give seconds, above 0 and at most 30 days")
-    args.call_ids = [_call_id(args, call) for call in dict.fromkeys(args.calls)]
+    args.call_ids = [call_id_in(args, call) for call in dict.fromkeys(args.calls)]
     args.author = author_of(args)
 
     from aegisipc.eventstore.cli.running import run_async  # noqa: PLC0415 - see eventstore.cli
@@ -167,30 +124,19 @@ def _decide(args: Namespace) -> int:
     return run_async(decide(args))
 
 
-def _call_id(args: Namespace, text: str) -> bytes:
-    from aegisipc.eventstore.errors import MalformedPayload  # noqa: PLC0415 - only to run the verb
-    from aegisipc.eventstore.ids import parse_call_id  # noqa: PLC0415 - as above
-
-    try:
-        return parse_call_id(text)
-    except MalformedPayload as error:
-        args.usage_error(error.message)
-        raise
-
-
 VERB = Verb(
     "dlq",
     "calls that were given up: list, show, requeue, discard",
     configure,
-    run,
+    run_nested,
     description="""\
 A call is given up, and becomes a dead letter, when its last attempt failed (see the retry policy of its
 method), when the next attempt would come after its deadline, or when it took down every instance that began
 it. Its caller is told. It stays in the log, and can run again under its own id.""",
     examples=f"""\
 aegis dlq list --service orders
-aegis dlq show {_ID}
-aegis dlq requeue {_ID} --reason 'the venue is back'
+aegis dlq show {EXAMPLE_CALL}
+aegis dlq requeue {EXAMPLE_CALL} --reason 'the venue is back'
 aegis dlq requeue --service orders --error venue_unavailable --all
 aegis dlq discard --service orders --because poison --all""",
 )

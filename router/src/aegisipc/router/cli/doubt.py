@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from argparse import SUPPRESS, ArgumentParser, Namespace, _SubParsersAction
+from argparse import ArgumentParser, Namespace
 
-from aegisipc.eventstore.cli import Verb, add_connection_options, add_json_option
+from aegisipc.eventstore.cli import Verb
+from aegisipc.router.cli.nested import EXAMPLE_CALL, Nested, add_common, call_id_in, run_nested
 from aegisipc.router.cli.operating import add_author_options, add_timeout_option, author_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from typing import Any
 
 DEFAULT_LIMIT = 100
@@ -32,37 +32,11 @@ of its own."""
 
 def configure(parser: ArgumentParser) -> None:
     """Add the verb's own verbs."""
-    verbs = parser.add_subparsers(metavar="VERB", required=True)
-    _configure_list(_add(verbs, parser, "list", "list the calls in doubt", _LIST, "--service orders", _list))
-    _configure_show(_add(verbs, parser, "show", "show the history of a call", _SHOW, _ID, _show))
-    example = f"{_ID} --not-executed --reason 'the venue has no such order'"
-    _configure_resolve(
-        _add(verbs, parser, "resolve", "say whether a call was executed", _RESOLVE, example, _resolve)
-    )
-
-
-_ID = "019a9e6e-8d5b-7000-8000-3b9aca000001"
-
-
-def _add(  # noqa: PLR0917 - what a verb consists of
-    verbs: _SubParsersAction[ArgumentParser],
-    parent: ArgumentParser,
-    name: str,
-    does: str,
-    description: str,
-    example: str,
-    run: Callable[[Namespace], int],
-) -> ArgumentParser:
-    parser = verbs.add_parser(
-        name,
-        help=does,
-        description=description,
-        epilog=f"example:\n  aegis doubt {name} {example}",
-        formatter_class=parent.formatter_class,
-        allow_abbrev=False,
-    )
-    parser.set_defaults(doubt_verb=run, usage_error=parser.error)
-    return parser
+    verbs = Nested(parser, "doubt")
+    _configure_list(verbs.add("list", "list the calls in doubt", _LIST, "--service orders", _list))
+    _configure_show(verbs.add("show", "show the history of a call", _SHOW, EXAMPLE_CALL, _show))
+    example = f"{EXAMPLE_CALL} --not-executed --reason 'the venue has no such order'"
+    _configure_resolve(verbs.add("resolve", "say whether a call was executed", _RESOLVE, example, _resolve))
 
 
 def _configure_list(parser: ArgumentParser) -> None:
@@ -75,12 +49,12 @@ def _configure_list(parser: ArgumentParser) -> None:
         metavar="N",
         help=f"how many, 1 to {MAX_LIMIT} (default: %(default)s)",
     )
-    _add_common(parser)
+    add_common(parser)
 
 
 def _configure_show(parser: ArgumentParser) -> None:
     parser.add_argument("call", metavar="CALL", help="its id")
-    _add_common(parser)
+    add_common(parser)
 
 
 def _configure_resolve(parser: ArgumentParser) -> None:
@@ -90,21 +64,7 @@ def _configure_resolve(parser: ArgumentParser) -> None:
     how.add_argument("--not-executed", action="store_true", help="it was not")
     add_author_options(parser)
     add_timeout_option(parser, DEFAULT_TIMEOUT_S, "the holder of the group's pen")
-    _add_common(parser)
-
-
-def _add_common(parser: ArgumentParser) -> None:
-    parser.add_argument(
-        "-v", "--verbose", action="store_true", default=SUPPRESS, help="log everything, to stderr"
-    )
-    add_json_option(parser)
-    add_connection_options(parser)
-
-
-def run(args: Namespace) -> int:
-    """Run ``aegis doubt <verb>``."""
-    code: int = args.doubt_verb(args)
-    return code
+    add_common(parser)
 
 
 def _list(args: Namespace) -> int:
@@ -118,7 +78,7 @@ def _list(args: Namespace) -> int:
 
 
 def _show(args: Namespace) -> int:
-    call_id = _call_id(args)
+    call_id = call_id_in(args, args.call)
 
     from aegisipc.eventstore.cli.running import run_async  # noqa: PLC0415 - see eventstore.cli
     from aegisipc.router.cli.doubting import show  # noqa: PLC0415 - heavy
@@ -127,7 +87,7 @@ def _show(args: Namespace) -> int:
 
 
 def _resolve(args: Namespace) -> int:
-    call_id = _call_id(args)
+    call_id = call_id_in(args, args.call)
     result = None if args.not_executed else _result(args)
     args.author = author_of(args)
 
@@ -135,17 +95,6 @@ def _resolve(args: Namespace) -> int:
     from aegisipc.router.cli.resolving import resolve  # noqa: PLC0415 - heavy
 
     return run_async(resolve(args, call_id, result))
-
-
-def _call_id(args: Namespace) -> bytes:
-    from aegisipc.eventstore.errors import MalformedPayload  # noqa: PLC0415 - only to run the verb
-    from aegisipc.eventstore.ids import parse_call_id  # noqa: PLC0415 - as above
-
-    try:
-        return parse_call_id(args.call)
-    except MalformedPayload as error:
-        args.usage_error(error.message)
-        raise
 
 
 def _result(args: Namespace) -> Any:
@@ -167,7 +116,7 @@ VERB = Verb(
     "doubt",
     "calls of which nobody knows whether they ran: list, show, resolve",
     configure,
-    run,
+    run_nested,
     description="""\
 A call with effect 'once' is in doubt when the instance that had claimed it is gone, and nobody can know
 whether it ran. It is not run again until somebody says what became of it: the service's reconcile hook, that

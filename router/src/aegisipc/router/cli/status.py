@@ -32,8 +32,8 @@ VERB = Verb(
     description="""\
 Show what the log says: services and groups, who is active at which epoch, standbys, who leads and who follows
 among the routers. Below the table stands what somebody should look at: handovers under way, groups that are
-paused, congested or that nobody holds, calls in doubt, instances that are suspected, unhealthy, draining, in quarantine,
-or whose frames the fence refused. An instance marked with ! is one of them.
+paused, congested or that nobody holds, calls in doubt, instances that are suspected, unhealthy, draining, in
+quarantine, or whose frames the fence refused. An instance marked with ! is one of them.
 
 It is read from the log itself, so it works without any router; open calls and those in doubt are counted by
 the router if one answers, else by the active instance. Exit code 1 if there is no server or no log.""",

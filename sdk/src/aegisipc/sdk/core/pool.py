@@ -33,10 +33,11 @@ from aegisipc.eventstore.frames import (
     decode_pen,
 )
 from aegisipc.eventstore.ids import CallId
-from aegisipc.eventstore.keys import SEGMENT_KEYS, KeyOwner
+from aegisipc.eventstore.keys import SEGMENT_KEYS, KeyOwner, Spill
 from aegisipc.eventstore.log import Record
 from aegisipc.eventstore.memories import Outcome, Outcomes
 from aegisipc.eventstore.open_calls import OpenCall
+from aegisipc.eventstore.pool_keys import PoolKeys
 from aegisipc.eventstore.subjects import CANCEL, CONCLUSIONS, HA, KEYS, Place, Subjects
 from aegisipc.eventstore.topology import InstanceView
 from aegisipc.sdk.core.keyed import Lookup
@@ -46,7 +47,6 @@ from aegisipc.sdk.core.pool_facts import BESIDE, Known, PoolFacts
 from aegisipc.sdk.core.pool_frames import Deliveries, Delivery
 from aegisipc.sdk.core.pool_hand import Hand, ToCancel
 from aegisipc.sdk.core.pool_key_words import KeyWords
-from aegisipc.sdk.core.pool_keys import PoolKeys
 from aegisipc.sdk.core.pool_requeues import opened
 from aegisipc.sdk.core.pool_resolving import Resolved as Resolved  # noqa: PLC0414 - part of what it gives
 from aegisipc.sdk.core.pool_resolving import Resolving
@@ -72,6 +72,7 @@ class PoolWorker:
         max_running: int,
         max_frame_bytes: int,
         segment_keys: int = SEGMENT_KEYS,
+        spill: Spill | None = None,
     ) -> None:
         self.identity = identity
         self.standing = Standing(identity, subjects)
@@ -80,10 +81,8 @@ class PoolWorker:
         self.outcomes = Outcomes()
         self._subjects = subjects
         self._pen = Pen(identity, max_frame_bytes)
-        self.keys = PoolKeys(max_frame_bytes, segment_keys)
-        self._key_words = KeyWords(
-            identity, self.facts, self._pen, self.keys, self._outcome_of
-        )
+        self.keys = PoolKeys(max_frame_bytes, segment_keys, spill)
+        self._key_words = KeyWords(identity, self.facts, self._pen, self.keys, self._outcome_of)
         self.keying = self._key_words.keying
         self.anomalies = self._key_words.anomalies
         self._hand = Hand(

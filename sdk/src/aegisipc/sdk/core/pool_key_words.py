@@ -11,12 +11,12 @@ from aegisipc.eventstore.ids import CallId
 from aegisipc.eventstore.keys import KeyOwner, decode_segment
 from aegisipc.eventstore.log import Record
 from aegisipc.eventstore.memories import Outcome
+from aegisipc.eventstore.pool_keys import PoolKeys
 from aegisipc.sdk.core.keyed import Lookup
 from aegisipc.sdk.core.pen import Identity, Pen
 from aegisipc.sdk.core.pool_facts import PoolFacts
 from aegisipc.sdk.core.pool_hand import Hand
 from aegisipc.sdk.core.pool_keying import Keying
-from aegisipc.sdk.core.pool_keys import PoolKeys
 
 
 class KeyWords:

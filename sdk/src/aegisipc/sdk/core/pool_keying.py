@@ -11,11 +11,11 @@ from aegisipc.eventstore.frames import Mark
 from aegisipc.eventstore.ids import CallId
 from aegisipc.eventstore.keys import HASH_BYTES, Elsewhere, KeyOwner, key_hash, payload_digest
 from aegisipc.eventstore.open_calls import OpenCall
+from aegisipc.eventstore.pool_keys import PoolKeys, Said, keyed_body, released_body
 from aegisipc.eventstore.references import reference_in
 from aegisipc.sdk.core.keyed import Lookup
 from aegisipc.sdk.core.pen import Pen
-from aegisipc.sdk.core.pool_keys import PoolKeys, Said
-from aegisipc.sdk.core.pool_words import conflict_body, keyed_body, released_body
+from aegisipc.sdk.core.pool_words import conflict_body
 
 MAX_ANSWERS: Final = 10_000
 """Answers from segments that are remembered."""

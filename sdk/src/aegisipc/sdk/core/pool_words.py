@@ -5,7 +5,7 @@ them.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Final, NamedTuple
+from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 
@@ -17,9 +17,6 @@ from aegisipc.eventstore.open_calls import OpenCall
 from aegisipc.sdk.core.cancelling import CANCELLED_CODE
 from aegisipc.sdk.core.dead_letters import Reason, dead_letter_body
 from aegisipc.sdk.core.keyed import CONFLICT_CODE
-
-_COUNTER_BYTES: Final = 8
-_HASH_BYTES: Final = 16
 
 
 class About(NamedTuple):
@@ -33,14 +30,6 @@ class About(NamedTuple):
     def details(self) -> dict[str, Any]:
         """Return it as details of an error: nothing for what is not there."""
         return {name: seq for name, seq in self._asdict().items() if seq}
-
-
-class Keyed(NamedTuple):
-    """What a word about a key says: ``checked_to`` is how far its writer had read when it wrote."""
-
-    key: bytes
-    digest: bytes
-    checked_to: int
 
 
 class Scheduled(NamedTuple):
@@ -116,16 +105,6 @@ def requeued_body(said: Requeued) -> bytes:
     return encode(said.model_copy(update={"call": None}))
 
 
-def keyed_body(key: bytes, digest: bytes, checked_to: int) -> bytes:
-    """Return the body of a ``KEYED`` fact; `key` is the key's hash."""
-    return key + digest + checked_to.to_bytes(_COUNTER_BYTES)
-
-
-def released_body(key: bytes, checked_to: int) -> bytes:
-    """Return the body of a ``RELEASED`` fact."""
-    return key + checked_to.to_bytes(_COUNTER_BYTES)
-
-
 def conflict_body(key: str, first: CallId) -> bytes:
     """Return the body of the ``FAILED`` fact of a call whose key belongs to another one."""
     shown = format_call_id(first)
@@ -190,22 +169,6 @@ def requeue_in(body: bytes) -> Requeued | None:
         return Requeued.model_validate(decode(body))
     except (CodecError, ValidationError):
         return None
-
-
-def keyed_in(body: bytes | None) -> Keyed | None:
-    """Read the body of a ``KEYED`` fact; ``None`` if it is none."""
-    if body is None or len(body) != 2 * _HASH_BYTES + _COUNTER_BYTES:
-        return None
-    return Keyed(
-        body[:_HASH_BYTES], body[_HASH_BYTES : 2 * _HASH_BYTES], int.from_bytes(body[2 * _HASH_BYTES :])
-    )
-
-
-def released_in(body: bytes | None) -> Keyed | None:
-    """Read the body of a ``RELEASED`` fact; ``None`` if it is none."""
-    if body is None or len(body) != _HASH_BYTES + _COUNTER_BYTES:
-        return None
-    return Keyed(body[:_HASH_BYTES], b"", int.from_bytes(body[_HASH_BYTES:]))
 
 
 def _said(body: bytes | None) -> Any:

@@ -24,6 +24,7 @@ from aegisipc.sdk.core.pool import PoolWorker
 from aegisipc.sdk.core.pool_facts import Known
 from aegisipc.sdk.executor import Done, Executor
 from aegisipc.sdk.hosts.base import HostParts, Signal, describe, max_body_bytes
+from aegisipc.sdk.hosts.key_reading import spill
 from aegisipc.sdk.hosts.pool_consumer import (
     ACK,
     IN_PROGRESS,
@@ -61,6 +62,7 @@ class PoolHost:
             parts.site.subjects,
             max_running=parts.service.max_running,
             max_frame_bytes=parts.site.log.max_record_bytes - 8192,
+            spill=spill,
         )
         self._executor = Executor(
             parts.service,

@@ -30,16 +30,49 @@ from aegisipc.eventstore.keys import (
     KeyIndex,
     KeyOwner,
     Segment,
+    Spill,
 )
-from aegisipc.sdk.core.pool_words import keyed_in, released_in
 
 SEGMENT_SAID: Final = 1_000_000
 """How many words about calls gather before a segment is written, however few of them are about keys."""
 SEGMENT_AGE_NS: Final = 3600 * 1_000_000_000
 """How old the latest segment may be: a log may forget what is old."""
 
+_COUNTER_BYTES: Final = 8
 _HEAD_BYTES: Final = 64
 _MAX_BASES: Final = 8
+
+
+class Keyed(NamedTuple):
+    """What a word about a key says: ``checked_to`` is how far its writer had read when it wrote."""
+
+    key: bytes
+    digest: bytes
+    checked_to: int
+
+
+def keyed_body(key: bytes, digest: bytes, checked_to: int) -> bytes:
+    """Return the body of a pool's ``KEYED`` fact; `key` is the key's hash."""
+    return key + digest + checked_to.to_bytes(_COUNTER_BYTES)
+
+
+def released_body(key: bytes, checked_to: int) -> bytes:
+    """Return the body of a pool's ``RELEASED`` fact."""
+    return key + checked_to.to_bytes(_COUNTER_BYTES)
+
+
+def keyed_in(body: bytes | None) -> Keyed | None:
+    """Read the body of a pool's ``KEYED`` fact; ``None`` if it is none."""
+    if body is None or len(body) != 2 * HASH_BYTES + _COUNTER_BYTES:
+        return None
+    return Keyed(body[:HASH_BYTES], body[HASH_BYTES : 2 * HASH_BYTES], int.from_bytes(body[2 * HASH_BYTES :]))
+
+
+def released_in(body: bytes | None) -> Keyed | None:
+    """Read the body of a pool's ``RELEASED`` fact; ``None`` if it is none."""
+    if body is None or len(body) != HASH_BYTES + _COUNTER_BYTES:
+        return None
+    return Keyed(body[:HASH_BYTES], b"", int.from_bytes(body[HASH_BYTES:]))
 
 
 class Said(NamedTuple):
@@ -55,18 +88,21 @@ class Said(NamedTuple):
 
 class PoolKeys:
     """The fold. ``position`` is the sequence of the last record that was folded; ``most`` is how many entries
-    a segment has at most, unless a single record has more.
+    a segment has at most, unless a single record has more. What it keeps of keys in segments goes where
+    `spill` puts it, once it is much.
     """
 
-    def __init__(self, max_record_bytes: int = 1 << 20, most: int = SEGMENT_KEYS) -> None:
+    def __init__(
+        self, max_record_bytes: int = 1 << 20, most: int = SEGMENT_KEYS, spill: Spill | None = None
+    ) -> None:
         self.position = 0
         self.is_open = False
         """There is a segment, so keys count."""
         self.covered = 0
-        self._most = max(1, min(most, (max_record_bytes - _HEAD_BYTES) // (3 * HASH_BYTES)))
+        self.most = max(1, min(most, (max_record_bytes - _HEAD_BYTES) // (3 * HASH_BYTES)))
         self._recent: dict[bytes, Said] = {}
         self._changes: deque[tuple[int, bytes, KeyOwner | None]] = deque()
-        self._index = KeyIndex()
+        self._index = KeyIndex(spill)
         self._said = 0
         self._segment_ns = 0
         self._judges_after = 0
@@ -148,7 +184,7 @@ class PoolKeys:
         if not self.is_open or self.position <= self.covered or len(self._index.segments) >= MAX_SEGMENTS:
             return False
         is_old = now_ns - self._segment_ns >= SEGMENT_AGE_NS
-        return len(self._recent) >= self._most or self._said >= SEGMENT_SAID or is_old
+        return len(self._recent) >= self.most or self._said >= SEGMENT_SAID or is_old
 
     def next_segment(self, session: int) -> Segment:
         """Return the segment that comes next: of the oldest words about keys, whole records of them; or the
@@ -162,13 +198,13 @@ class PoolKeys:
         at = 0
         for seq, key, owner in self._changes:
             if seq != at and record:
-                if taken and len(taken) + len(record) > self._most:
+                if taken and len(taken) + len(record) > self.most:
                     return self._segment(session, covers, taken)
                 taken.update(record)
                 covers, record = at, []
             at = seq
             record.append((key, owner))
-        if taken and len(taken) + len(record) > self._most:
+        if taken and len(taken) + len(record) > self.most:
             return self._segment(session, covers, taken)
         taken.update(record)
         return self._segment(session, self.position, taken)
