@@ -150,7 +150,7 @@ def effects_in(folder: Path) -> list[Effect]:
 def complaints(
     effects: Sequence[Effect], counted: Counted, told: Sequence[Told], *, may_doubt: bool
 ) -> list[str]:
-    """Return all that is wrong after one thing was to be done exactly once, whoever asked for it how often."""
+    """Return all that is wrong after one thing was to be done exactly once, however often it was asked."""
     wrong = [f"call {call_id} has no outcome" for call_id in counted.without]
     wrong += [
         f"call {call_id} has {len(outcomes)} outcomes: {', '.join(o.mark.name for o in outcomes)}"
@@ -178,9 +178,7 @@ def _judge(
     owner: str, outcome: Outcome, effects: Sequence[Effect], told: Sequence[Told], *, may_doubt: bool
 ) -> list[str]:
     expected: Any = None
-    wrong = [
-        f"the effect is one of {e.call_id}, and not of {owner}" for e in effects if e.call_id != owner
-    ]
+    wrong = [f"the effect is one of {e.call_id}, and not of {owner}" for e in effects if e.call_id != owner]
     if outcome.mark is Mark.SUCCEEDED:
         value = decode(outcome.body) if outcome.body is not None else None
         expected = (value, None)

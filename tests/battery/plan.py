@@ -1,4 +1,10 @@
-"""Scenarios: somebody dies at a point of a call, comes back, and the verdict is exactly one effect."""
+"""Scenarios: somebody dies at a point of a call, comes back, and the verdict is exactly one effect.
+
+Everything is as in production: processes that are killed with SIGKILL and started again, a router, a server.
+Nothing in them knows of the battery. The points are reached from outside: a proxy keeps back the message that
+would lead beyond, or a handler waits for a file. A client that comes back knows nothing, and asks again with
+the same idempotency key; the others resume from the log.
+"""
 
 from __future__ import annotations
 

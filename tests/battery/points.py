@@ -12,7 +12,6 @@ from tests.battery.scene import Scene
 from tests.battery.wire_proxy import AnswerTo, Hold, Seen
 
 
-
 class Point(StrEnum):
     """How far a call has come."""
 
@@ -27,8 +26,8 @@ class Point(StrEnum):
 class Reaching:
     """Keeps a call at one point. Make it before the call is; then :meth:`reached`, and :meth:`drop`.
 
-    The record of a call is not yet at its instance when its writer has not heard of it: otherwise a call would
-    be at two points at once.
+    The record of a call is not yet at its instance when its writer has not heard of it: otherwise a call
+    would be at two points at once.
     """
 
     def __init__(self, scene: Scene, point: Point) -> None:
@@ -67,14 +66,17 @@ class Reaching:
             sum(len(outcomes) for outcomes in counted.outcomes.values()),
         )
         claims = int(self._scene.is_once)
-        assert found == {
-            Point.BEFORE_APPEND: (0, 0, 0, 0),
-            Point.APPENDED: (1, 0, 0, 0),
-            Point.CLAIMING: (1, 0, 0, 0),
-            Point.CLAIMED: (1, claims, 0, 0),
-            Point.EFFECT: (1, claims, 1, 0),
-            Point.CONCLUDED: (1, claims, 1, 1),
-        }[self._point], f"calls, claims, effects, outcomes {self._point}: {found}"
+        assert (
+            found
+            == {
+                Point.BEFORE_APPEND: (0, 0, 0, 0),
+                Point.APPENDED: (1, 0, 0, 0),
+                Point.CLAIMING: (1, 0, 0, 0),
+                Point.CLAIMED: (1, claims, 0, 0),
+                Point.EFFECT: (1, claims, 1, 0),
+                Point.CONCLUDED: (1, claims, 1, 1),
+            }[self._point]
+        ), f"calls, claims, effects, outcomes {self._point}: {found}"
         if self._point in (Point.BEFORE_APPEND, Point.APPENDED):
             assert not self._scene.events("caller", "accepted")
         assert not self._scene.events("caller", "ended")

@@ -12,7 +12,9 @@ from typing import Any, Final
 from sqlalchemy import BigInteger, Column, MetaData, String, Table, insert
 from sqlalchemy.ext.asyncio import create_async_engine
 
+from aegisipc.eventstore.calls import EVENT_OF
 from aegisipc.eventstore.errors import AegisError
+from aegisipc.eventstore.frames import Mark
 from aegisipc.router.cli.main import main
 from aegisipc.sdk import Context, Service, connect
 
@@ -61,6 +63,8 @@ def note(folder: Path, number: int, call_id: str) -> str:
 
 def instance(url: str, namespace: str, folder: str, name: str, *, pool: bool, flaw: str = "") -> None:
     """Serve until killed. With a flaw it is one that the battery must catch."""
+    if flaw == "no claims":
+        del EVENT_OF[Mark.CLAIMED]
     bank(Path(folder), flaw).run(
         url=url,
         namespace=namespace,
@@ -78,7 +82,7 @@ def bank(folder: Path, flaw: str = "") -> Service:
 
     async def begin(number: int, ctx: Context) -> None:
         say(event="began", number=number, call_id=ctx.call_id)
-        while not (folder / GO).exists():
+        while not (folder / GO).exists():  # noqa: ASYNC110 - the test is another process
             await asyncio.sleep(_POLL_S)
 
     @service.method(effect="once")

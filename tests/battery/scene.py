@@ -100,7 +100,10 @@ class Scene:
         words = ["router", "--json", "--name", name, "--url", self.proxy.url, "--namespace", self.namespace]
         words += ["--suspect-after-ms", "3000", "--lost-after-ms", "20000"]
         system = urlsplit(self.server.system_url)
-        words += ["--system-url", f"nats://{system.username}:{system.password}@{urlsplit(self.proxy.url).netloc}"]
+        words += [
+            "--system-url",
+            f"nats://{system.username}:{system.password}@{urlsplit(self.proxy.url).netloc}",
+        ]
         self._start(name, "router", {"words": words})
 
     def start_instance(self, name: str) -> None:

@@ -1,8 +1,8 @@
 """Exactly once with standbys, at moments that chance chooses.
 
 ``AEGIS_BATTERY_ROUNDS`` says how often (default 1). The first round is for instances of owned groups; each
-further one is for everybody, in owned groups and in pools: about two minutes. Chance is seeded by the round
-and the scenario, so a choice can be made again, though not the timing of the processes:
+further one is for everybody, in owned groups and in pools: 80 scenarios, about two minutes. Chance is seeded
+by the round and the scenario, so a choice can be made again, though not the timing of the processes:
 
     AEGIS_BATTERY_ROUNDS=10 pytest tests/battery/test_failover.py
 """

@@ -116,6 +116,15 @@ async def test_a_handler_that_writes_twice_is_caught(flawed: Any) -> None:
         assert "took effect 2 times" in await caught(scene, Case(Role.ROUTER, Point.CLAIMED, "once"))
 
 
+async def test_an_instance_that_does_not_know_of_claims_is_caught(flawed: Any) -> None:
+    async with flawed("once", instance="no claims") as scene:
+        case = Case(Role.INSTANCE, Point.EFFECT, "once")
+        await strike(scene, case)
+        found = await caught(scene, case)
+        assert "took effect 2 times" in found
+        assert "claimed 2 times" in found
+
+
 async def test_a_handler_without_the_calls_transaction_is_caught_when_its_instance_dies(flawed: Any) -> None:
     async with flawed("transactional", instance="no transaction") as scene:
         case = Case(Role.INSTANCE, Point.EFFECT, "transactional")

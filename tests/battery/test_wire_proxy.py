@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -37,7 +38,7 @@ def test_operations_are_found_however_the_bytes_arrive(operations: list[Frame], 
     stream = b"".join(operation.raw for operation in operations)
     places = [0, *sorted(min(cut, len(stream)) for cut in cuts), len(stream)]
     splitter = Splitter()
-    chunks = [stream[begin:end] for begin, end in zip(places, places[1:], strict=False)]
+    chunks = [stream[begin:end] for begin, end in pairwise(places)]
     assert [frame for chunk in chunks for frame in splitter.feed(chunk)] == operations
 
 

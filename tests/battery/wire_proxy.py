@@ -1,4 +1,4 @@
-"""A proxy that reads the NATS protocol: it can keep back one message, of either direction, and say that it does.
+"""A proxy that reads the NATS protocol: it can keep back one message, of either direction, and tell of it.
 
 What comes after a message that is kept back, on the same connection and in the same direction, waits behind
 it, as it would behind a lost packet. Then the message is passed on, or it is lost together with its
@@ -169,7 +169,7 @@ class AnswerTo:
 
 
 class WireProxy(FaultyProxy):
-    """Keeps messages back: ``hold = proxy.hold(wants)``; ``hold.caught`` is set when it does; ``hold.drop()``."""
+    """Keeps messages back: ``hold = proxy.hold(wants)``; then ``hold.caught``; then ``hold.drop()``."""
 
     def __init__(self, target: str) -> None:
         super().__init__(target)

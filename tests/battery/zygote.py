@@ -9,8 +9,8 @@ Each line on stdin is a request, and each line on stdout its answer, in JSON:
 ``{"poll": 1}``                             ``{"code": null}`` while it runs
 ==========================================  =============================================
 
-An exit code is negative for a signal. When stdin ends, all are killed. A process that nobody asked about since
-it ended keeps its id, so an id never means another one.
+An exit code is negative for a signal. When stdin ends, all are killed. A process that nobody asked about
+since it ended keeps its id, so an id never means another one.
 """
 
 from __future__ import annotations
@@ -118,7 +118,10 @@ def running_zygote() -> Iterator[Zygote]:
         finally:
             assert process.stdin is not None
             process.stdin.close()
-            process.wait(_GONE_S)
+            try:
+                process.wait(_GONE_S)
+            except subprocess.TimeoutExpired:
+                process.kill()  # and those that it forked end with it
 
 
 # -- in the process that forks ----------------------------------------------------------------------------
@@ -164,9 +167,9 @@ def _fork(function: str, args: dict[str, Any], output: str) -> int:
     sys.stdout.flush()
     parent = os.getpid()
     pid = os.fork()
-    if pid:
-        return pid
-    _be_a_child(parent, function, args, output)
+    if pid == 0:
+        _be_a_child(parent, function, args, output)
+    return pid
 
 
 def _be_a_child(parent: int, function: str, args: dict[str, Any], output: str) -> NoReturn:

@@ -289,7 +289,8 @@ def test_a_call_that_runs_is_not_in_doubt(office: Office) -> None:
 def test_a_call_that_nobody_knows_is_an_error(words: list[str], office: Office) -> None:
     done = office.doubt(*words, "--json")
     assert (done.code, done.error["code"]) == (1, "unknown_call")
-    assert done.error["details"] == {"call_id": NOBODYS}
+    assert done.error["details"]["call_id"] == NOBODYS
+    assert "older than the log" in done.error["details"]["why"]
     assert "the log holds no such call" in done.err
 
 

@@ -107,12 +107,13 @@ def test_tail_shows_the_last_records_in_order(system: System) -> None:
 
 
 def test_the_start_of_the_log_reads_like_a_story(system: System) -> None:
-    lines = system.aegis("log", "tail", "--from", "1", "-n", "5").out.splitlines()
-    assert len(lines) == 5
+    lines = system.aegis("log", "tail", "--from", "1", "-n", "6").out.splitlines()
+    assert len(lines) == 6
     assert "router.elected.v1         dev leads term 1: nobody leads" in lines[0]
-    assert "orders/g1/ha/orders-1" in lines[1]
-    assert "owned, resources acc_1, acc_2, methods position, record, refuse, pid " in lines[1]
-    assert "epoch 1 to orders-1: first instance of the group" in lines[4]
+    assert "orders/g1/contract/orders-1" in lines[1]
+    assert "orders/g1/ha/orders-1" in lines[2]
+    assert "owned, resources acc_1, acc_2, methods position, record, refuse, pid " in lines[2]
+    assert "epoch 1 to orders-1: first instance of the group" in lines[5]
 
 
 def test_a_call_and_its_outcome_are_found_by_kind(system: System) -> None:

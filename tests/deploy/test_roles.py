@@ -263,7 +263,6 @@ async def test_keys_retries_dead_letters_cancelling_large_bodies_and_contracts_n
         cluster.url("router"), "trading", id="router-1", log=log, system_url=cluster.url("router-sys")
     )
     refused_before = cluster.refusals()
-    key = f"order-{name}"
     async with (
         Router(routing),
         Instance(venue.service, options),
@@ -283,8 +282,8 @@ async def test_keys_retries_dead_letters_cancelling_large_bodies_and_contracts_n
         assert await (await client.attach(given_up[0].call_id)).settled(20) == 2
 
         for _ in range(2):
-            assert await client.call(f"{name}.place", 3, idempotency_key=key, resource_id=resource) == 6
-        found = await client.attach(idempotency_key=key, service=name, resource_id=resource)
+            assert await client.call(f"{name}.place", 3, idempotency_key=name, resource_id=resource) == 6
+        found = await client.attach(idempotency_key=name, service=name, resource_id=resource)
         assert await found.result() == 6
         assert venue.placed == [1, 3]
 

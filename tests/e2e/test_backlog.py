@@ -1,4 +1,4 @@
-"""A service is down while its calls gather; and a call that kills whoever runs it, among a thousand others."""
+"""A service is down while its calls gather; and a call that kills whoever runs it, among a thousand."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ from tests.battery.judging import Counted, count
 from tests.battery.roles import POISON
 from tests.battery.zygote import Child, Zygote, running_zygote
 from tests.e2e.kit import Place
+from tests.support.waiting import eventually
 
 CALLS: Final = 10_000
 RESOURCES: Final = [f"r{number}" for number in range(50)]
@@ -82,9 +83,11 @@ async def gather_backlog(client: Client) -> list[Pending]:
 async def until_all_are_over(place: Place) -> Counted:
     """Wait until each accepted call has an outcome in the log; return what it holds."""
     async with asyncio.timeout(60):
-        while (counted := await count(place.url, place.namespace)).without:
+        while True:
+            counted = await count(place.url, place.namespace)
+            if not counted.without:
+                return counted
             await asyncio.sleep(0.05)
-    return counted
 
 
 async def test_ten_thousand_calls_to_a_service_that_is_down_are_concluded_in_order_when_it_comes(
@@ -179,9 +182,7 @@ async def test_a_poison_call_among_a_thousand_is_a_dead_letter_and_the_others_su
         supervisor = Supervisor(forking, tmp_path, **where)
         stack.push_async_callback(supervisor.close)
         client = await place.client()
-        async with asyncio.timeout(30):
-            while not any(line.get("event") == "ready" for line in supervisor.child.said()):
-                await asyncio.sleep(0.01)
+        await eventually(supervisor.child.said, within_s=30, what="the instance is ready")
 
         def submitting(number: int) -> Any:
             resource = resources[number % 10] if resources else None
@@ -195,7 +196,11 @@ async def test_a_poison_call_among_a_thousand_is_a_dead_letter_and_the_others_su
         assert [n for n, value in enumerate(found) if value != n] == [500]
         (letter,) = await dead_letters(place)
         assert format_call_id(letter.call_id) == pending[500].call_id
-        assert (letter.method, letter.detail("reason"), letter.detail("attempts")) == ("bank.work", "poison", 3)
+        assert (letter.method, letter.detail("reason"), letter.detail("attempts")) == (
+            "bank.work",
+            "poison",
+            3,
+        )
         assert set(supervisor.deaths) == {1}, "it died of something else than the poison"
         assert 3 <= len(supervisor.deaths) <= 5
         again = await client.call("bank.work", 7, resource_id=resources[0] if resources else None)

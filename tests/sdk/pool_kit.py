@@ -23,7 +23,7 @@ from aegisipc.eventstore.subjects import CANCEL, CONCLUSIONS, DEAD, HA, KEYS
 from aegisipc.sdk.core.keyed import Lookup
 from aegisipc.sdk.core.pen import Identity, Start, Written
 from aegisipc.sdk.core.pool import PoolWorker, Resolved
-from aegisipc.sdk.core.pool_hand import ToCancel
+from aegisipc.sdk.core.pool_cancels import ToCancel
 from aegisipc.sdk.failures import cancelled
 from tests.sdk.kit import EFFECTS, NS, POOL, SERVICE, FakeClient, ListLog, Reply
 

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from aegisipc.eventstore.calls import state_after
+from aegisipc.eventstore.calls import GroupCalls, state_after
 from aegisipc.eventstore.codec import decode
 from aegisipc.eventstore.frames import (
     DEAD_MARKS,
@@ -201,6 +201,7 @@ class Pool(RuleBasedStateMachine):
         look_up = core.facts.look_up({call_id}, {call_id: history.dead_letter.seq})
         for record in self.log.records[history.dead_letter.seq :]:
             self._read_for(look_up, record)
+        self.worker_reads(name)
         core.facts.learn(call_id, core.facts.finish(look_up)[call_id])
         seq, frame = self.firsts[call_id]
         entry = frame.entries[0]
@@ -520,10 +521,26 @@ class Pool(RuleBasedStateMachine):
             history.apply(record)
         return history
 
+    def _routers_view(self) -> GroupCalls:
+        """What a router that reads headers believes of the pool's calls."""
+        calls = GroupCalls(keep_bodies=False)
+        for record in self.log.records:
+            calls.apply(record, NS.parse(record.subject))
+        return calls
+
+    def _check_routers_view(self) -> None:
+        view = self._routers_view()
+        for call_id in self.methods:
+            state = self._history(call_id).state
+            found = view.open.get(call_id)
+            assert (None if state in ENDS else state) == (None if found is None else found.state)
+
     def teardown(self) -> None:
         if not self.workers:
             return
+        self._check_routers_view()
         self._come_to_rest()
+        assert self._routers_view().open == {}
         for name in NAMES:
             self.worker_reads(name)
         self.a_key_has_one_effect()

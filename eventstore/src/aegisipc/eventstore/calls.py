@@ -6,7 +6,8 @@ ignored, so every reader sees the same outcome.
 
 In an owned group only the holder of the pen concludes: a pen frame counts if its writer and its epoch are
 those of the latest promotion before it. The server sees to that by the fence, for all who ask it to; a frame
-that was forged past the fence is counted and ignored.
+that was forged past the fence is counted and ignored. In a pool all workers conclude, and a word that came
+late may be about something else by then: such a word is counted and ignored, too.
 """
 
 from __future__ import annotations
@@ -28,10 +29,12 @@ from aegisipc.eventstore.frames import (
 )
 from aegisipc.eventstore.ids import CallId, parse_call_id
 from aegisipc.eventstore.keys import KeyIndex, decode_segment, read_keyed
-from aegisipc.eventstore.lifecycles import CALL, CallEvent, CallState
+from aegisipc.eventstore.lifecycles import CALL, CallState
 from aegisipc.eventstore.log import Record
+from aegisipc.eventstore.marks import EVENT_OF, counts, state_after
 from aegisipc.eventstore.memories import MAX_SESSIONS, Outcome, Outcomes, Sessions
 from aegisipc.eventstore.open_calls import Evidence, OpenCall, next_attempt, open_plain, requeued
+from aegisipc.eventstore.pool_naming import NAMING, Letters, Standing, is_about, requeued_from
 from aegisipc.eventstore.subjects import CALL as CALL_KIND
 from aegisipc.eventstore.subjects import CANCEL as CANCEL_KIND
 from aegisipc.eventstore.subjects import CONCLUSIONS, Place
@@ -52,25 +55,8 @@ __all__ = [
     "Outcomes",
     "Sessions",
     "counts",
+    "state_after",
 ]
-
-EVENT_OF: Final = {
-    Mark.CLAIMED: CallEvent.CLAIMED,
-    Mark.SUCCEEDED: CallEvent.SUCCEEDED,
-    Mark.FAILED: CallEvent.FAILED,
-    Mark.EXPIRED: CallEvent.EXPIRED,
-    Mark.IN_DOUBT: CallEvent.DOUBTED,
-    Mark.NOT_EXECUTED: CallEvent.RESOLVED_NOT_EXECUTED,
-    Mark.EXECUTED: CallEvent.RESOLVED_EXECUTED,
-    Mark.DEAD_LETTERED: CallEvent.DEAD_LETTERED,
-    Mark.DUPLICATE: CallEvent.DUPLICATED,
-    Mark.RETRY_SCHEDULED: CallEvent.RETRY_SCHEDULED,
-    Mark.REQUEUED: CallEvent.REQUEUED,
-    Mark.DISCARDED: CallEvent.DISCARDED,
-    Mark.CANCELLED: CallEvent.CANCELLED,
-}
-"""What the marks that move a call mean for it. The others say something beside its lifecycle."""
-
 
 _NEXT: Final = CALL.table
 _STATE_MARKS: Final = frozenset({Mark.EMITTED, Mark.CHECKED})
@@ -104,41 +90,6 @@ class Folded(NamedTuple):
 NOTHING: Final = Folded()
 
 
-_STATE_OF: Final = {
-    None: CallState.ACCEPTED,
-    Mark.CLAIMED: CallState.STARTED,
-    Mark.SUCCEEDED: CallState.SUCCEEDED,
-    Mark.FAILED: CallState.FAILED,
-    Mark.EXPIRED: CallState.EXPIRED,
-    Mark.IN_DOUBT: CallState.IN_DOUBT,
-    Mark.NOT_EXECUTED: CallState.ACCEPTED,
-    Mark.EXECUTED: CallState.IN_DOUBT,
-    Mark.DEAD_LETTERED: CallState.DEAD_LETTERED,
-    Mark.DUPLICATE: CallState.DUPLICATE,
-    Mark.RETRY_SCHEDULED: CallState.RETRY_WAIT,
-    Mark.REQUEUED: CallState.ACCEPTED,
-    Mark.DISCARDED: CallState.DISCARDED,
-    Mark.CANCELLED: CallState.CANCELLED,
-}
-
-
-def state_after(mark: Mark | None) -> CallState:
-    """Return the state of a call of which `mark` is the latest one that counted (``None``: none yet)."""
-    return _STATE_OF[mark]
-
-
-def counts(before: Mark | None, mark: Mark) -> bool:
-    """Tell whether `mark` changes a call of which `before` is the latest mark that counted (``None``: none
-    yet).
-
-    This is the rule of :class:`GroupCalls` for readers that look at single calls: a claim after a claim does
-    not count, nor a word that the call expired after it was claimed, nor anything after a final outcome, nor
-    what says something beside its lifecycle.
-    """
-    event = EVENT_OF.get(mark)
-    return event is not None and (_STATE_OF[before], event) in _NEXT
-
-
 class GroupCalls:
     """The state of the fold for one group. Pure: :meth:`apply` depends on nothing but the records.
 
@@ -147,6 +98,7 @@ class GroupCalls:
     """
 
     __slots__ = (
+        "_letters",
         "accepted",
         "anomalies",
         "concluded",
@@ -178,6 +130,7 @@ class GroupCalls:
         self.keys = keys
         self.requeueing: OrderedDict[CallId, OpenCall] = OrderedDict()
         """Dead letters of a pool that came in a frame again, until somebody says that this counts."""
+        self._letters = Letters()
         self.sessions = Sessions()
         self.accepted = 0
         self.concluded: Counter[Mark] = Counter()
@@ -240,7 +193,7 @@ class GroupCalls:
         if len(self.requeueing) > _MAX_REQUEUEING:
             self.requeueing.popitem(last=False)
 
-    def _pen(self, record: Record, place: Place, frame: PenFrame) -> Folded:  # noqa: C901 - the hot loop
+    def _pen(self, record: Record, place: Place, frame: PenFrame) -> Folded:  # noqa: C901, PLR0912 - the hot loop
         writer, open_calls, stored_ns = place.who, self.open, record.timestamp_ns
         if self.is_fenced and (writer, frame.epoch) != (self.holder, self.epoch):
             self.anomalies["not the holder's"] += 1
@@ -268,10 +221,12 @@ class GroupCalls:
             if after is None:
                 self.anomalies[f"call {call.state} {event}"] += 1
                 continue
+            if mark in NAMING and not self._is_about_this(call, mark, body):
+                continue
             call.state = after
             call.since_ns = stored_ns
             if mark is Mark.CLAIMED:
-                call.claimed_by, call.claimed_epoch = writer, frame.epoch
+                call.claimed_by, call.claimed_epoch, call.said_seq = writer, frame.epoch, record.seq
                 claimed.append(call)
                 continue
             if mark not in OUTCOMES:
@@ -282,6 +237,10 @@ class GroupCalls:
             marks.append(mark)
             if mark in CLOSING:
                 del open_calls[call_id]
+                if mark is Mark.DEAD_LETTERED or call.dead_seq:
+                    self._letters.note(call_id, record.seq if mark is Mark.DEAD_LETTERED else 0)
+            else:
+                call.said_seq = record.seq
             if keep is not None:
                 keep(outcome)
         self.concluded.update(marks)
@@ -332,17 +291,39 @@ class GroupCalls:
             self.outcomes.drop(call.call_id)
         reopened.append(call)
 
+    def _is_about_this(self, call: OpenCall, mark: Mark, body: bytes | None) -> bool:
+        """In a pool, a word that came late may be about another claim, doubt or attempt. (Whether it is about
+        this dead letter was looked at before.)
+        """
+        if self.is_fenced or mark is Mark.REQUEUED:
+            return True
+        claim_seq = call.said_seq if call.state is CallState.STARTED else 0
+        if is_about(Standing(claim_seq, call.said_seq, call.dead_seq, call.tries), mark, body):
+            return True
+        self.anomalies["about something else"] += 1
+        return False
+
     def _reopened(self, mark: Mark, call_id: CallId, body: bytes | None, record: Record) -> OpenCall | None:
         """Return the dead letter that is to run again. Of other calls that are not open nothing counts."""
-        call = self.requeueing.pop(call_id, None) if mark is Mark.REQUEUED else None
-        if mark is Mark.REQUEUED and call is None:
-            call = requeued(call_id, body, record, keep_body=self.keep_bodies)
-        if call is not None:
-            self.open[call_id] = call
-        elif mark is Mark.DISCARDED:
-            self.concluded[mark] += 1
-        else:
+        if mark not in (Mark.REQUEUED, Mark.DISCARDED):
             self.anomalies["late"] += 1
+            return None
+        if not (self.is_fenced or self._letters.is_about(call_id, mark, body)):
+            self.anomalies["about something else"] += 1
+            return None
+        call = self.requeueing.pop(call_id, None)
+        if mark is Mark.DISCARDED:
+            self._letters.note(call_id, 0)
+            self.concluded[mark] += 1
+            return None
+        if call is None:
+            call = requeued(call_id, body, record, keep_body=self.keep_bodies)
+        if call is None:
+            self.anomalies["late"] += 1
+            return None
+        if not self.is_fenced:
+            call.dead_seq = requeued_from(body)
+        self.open[call_id] = call
         return call
 
     def _cancel(self, record: Record) -> Folded:
@@ -352,8 +333,8 @@ class GroupCalls:
             self.anomalies["misplaced"] += 1
             return NOTHING
         cancels: list[OpenCall] = []
-        for text in event.call_ids:
-            call = self.open.get(parse_call_id(text))
+        for call_id in [parse_call_id(text) for text in event.call_ids]:  # all of them can be read, or none
+            call = self.open.get(call_id)
             if call is not None and call.cancel is None:
                 call.cancel = event.author, event.reason
                 cancels.append(call)

@@ -106,7 +106,14 @@ CLOSING: Final = OUTCOMES - {Mark.IN_DOUBT}
 DEAD_MARKS: Final = frozenset({Mark.DEAD_LETTERED, Mark.REQUEUED, Mark.DISCARDED})
 """A frame with one of these is stored under a subject of its own, so that dead letters can be listed."""
 
-FOLDED_BODIES: Final = frozenset({Mark.RETRY_SCHEDULED, Mark.REQUEUED, Mark.KEYED, Mark.RELEASED})
+FOLDED_BODIES: Final = DEAD_MARKS | {
+    Mark.IN_DOUBT,
+    Mark.NOT_EXECUTED,
+    Mark.KEYED,
+    Mark.RELEASED,
+    Mark.RETRY_SCHEDULED,
+    Mark.CANCELLED,
+}
 """Marks whose bodies say what a fold needs, even one that reads headers only."""
 
 LOW, NORMAL, HIGH = range(3)

@@ -9,18 +9,18 @@ count is part of the history all the same, and marked so.
 
 from __future__ import annotations
 
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 from aegisipc.eventstore import events as ev
 from aegisipc.eventstore.calls import counts, state_after
-from aegisipc.eventstore.codec import decode
-from aegisipc.eventstore.errors import CodecError, MalformedPayload
+from aegisipc.eventstore.errors import MalformedPayload
 from aegisipc.eventstore.frames import FINAL, OUTCOMES, CallOptions, Mark, PenFrame, decode_calls, decode_pen
-from aegisipc.eventstore.ids import CallId, format_call_id
+from aegisipc.eventstore.ids import CallId, parse_call_id
 from aegisipc.eventstore.lifecycles import CallState
 from aegisipc.eventstore.log import Record
 from aegisipc.eventstore.memories import Outcome, Sessions
 from aegisipc.eventstore.names import POOL_GROUP
+from aegisipc.eventstore.pool_naming import NAMING, Standing, is_about, named_in, number_in
 from aegisipc.eventstore.subjects import CANCEL, CONCLUSIONS, EVIDENCE, HA, Place, Subjects
 from aegisipc.eventstore.topology import Topology
 
@@ -188,7 +188,9 @@ class CallHistory:
             emitted = ()
 
     def _read_cancel(self, record: Record, place: Place, event: ev.Event | ev.UnknownEvent) -> None:
-        if isinstance(event, ev.CancelRequested) and format_call_id(self.call.call_id) in event.call_ids:
+        if not isinstance(event, ev.CancelRequested):
+            return
+        if self.call.call_id in [parse_call_id(text) for text in event.call_ids]:
             counted = not self.is_final and self._latest is not Mark.DEAD_LETTERED
             step = Step(CANCEL_REQUESTED, record.seq, record.timestamp_ns, place.who, 0, counted, event=event)
             self._add(step)
@@ -225,7 +227,7 @@ class CallHistory:
         """
         if self.is_pool:
             may_be_begun = self._latest in (None, Mark.RETRY_SCHEDULED, Mark.REQUEUED)
-            is_next = may_be_begun and _said(step.body) == self.attempts + 1
+            is_next = may_be_begun and number_in(step.body) == self.attempts + 1
         else:
             is_next = not self.is_final
         step = step._replace(counts=step.counts and is_next)
@@ -255,7 +257,7 @@ class CallHistory:
 
     def _requeue(self, step: Step) -> None:
         self.tries = 0
-        timeout_ms = _named(step.body, "timeout_ms")
+        timeout_ms = named_in(step.body, "timeout_ms")
         self.call = self.call._replace(deadline_ns=step.at_ns + timeout_ms * 1_000_000)
 
     def _is_about_this(self, step: Step) -> bool:
@@ -264,26 +266,13 @@ class CallHistory:
         """
         if not self.is_pool:
             return True
+        if step.mark not in NAMING:
+            return True
         claim = self.claim.seq if self.claim is not None and self._latest is Mark.CLAIMED else 0
         dead_letter = self.dead_letter.seq if self.dead_letter is not None else 0
         doubt = self.doubt.seq if self.doubt is not None else 0
-        body, is_about = step.body, True
-        match step.mark:
-            case Mark.IN_DOUBT:
-                is_about = _named(body, "details", "claimed_seq") in (0, claim)
-            case Mark.NOT_EXECUTED:
-                is_about = _named(body, "doubt_seq") in (0, doubt)
-            case Mark.REQUEUED:
-                is_about = _named(body, "dead_seq") == dead_letter
-            case Mark.DISCARDED:
-                is_about = _named(body, "doubt_seq") in (0, dead_letter)
-            case Mark.RETRY_SCHEDULED:
-                said = _named(body, "attempt"), _named(body, "claimed_seq")
-                is_about = said == (self.tries + 1, claim)
-            case Mark.CANCELLED | Mark.DEAD_LETTERED:
-                said = _named(body, "details", "claimed_seq"), _named(body, "details", "dead_seq")
-                is_about = said == (claim, dead_letter)
-        return is_about
+        latest = doubt if step.mark is Mark.NOT_EXECUTED else dead_letter
+        return is_about(Standing(claim, latest, dead_letter, self.tries), step.mark, step.body)
 
     def _add(self, step: Step) -> None:
         if len(self.steps) >= MAX_STEPS:
@@ -320,21 +309,3 @@ def accepted_in(
                 entry.options,
             )
     return None
-
-
-def _said(body: bytes | None) -> Any:
-    try:
-        return decode(body) if body is not None else None
-    except CodecError:
-        return None
-
-
-def _named(body: bytes | None, *path: str) -> int:
-    """Return the sequence that a body names, 0 if it names none."""
-    found = _said(body)
-    try:
-        for key in path:
-            found = found[key]
-    except (LookupError, TypeError):
-        return 0
-    return found if type(found) is int else 0

@@ -31,7 +31,9 @@ class OpenCall:
     server's clock; ``body`` is ``b""`` in header-only folds. ``attempts`` counts how often it was begun
     again alone, because it may have taken an instance down; ``tries`` how many attempts failed by its retry
     policy, and ``retry_at_ns`` is when the next one is due. ``cancel`` says who wants it cancelled, and why.
-    ``is_requeued``: it was a dead letter before, so it may have had effects already.
+    ``is_requeued``: it was a dead letter before, so it may have had effects already. ``said_seq`` is where
+    its latest claim or doubt stands; ``dead_seq``, in a pool, the dead letter from which it came back (0:
+    none).
     """
 
     __slots__ = (
@@ -42,6 +44,7 @@ class OpenCall:
         "claimed_by",
         "claimed_epoch",
         "client",
+        "dead_seq",
         "deadline_ns",
         "evidence",
         "is_requeued",
@@ -50,6 +53,7 @@ class OpenCall:
         "priority",
         "resource",
         "retry_at_ns",
+        "said_seq",
         "seq",
         "since_ns",
         "state",
@@ -86,6 +90,8 @@ class OpenCall:
         self.retry_at_ns = 0
         self.cancel: tuple[str, str] | None = None
         self.is_requeued = False
+        self.said_seq = 0
+        self.dead_seq = 0
 
     def __repr__(self) -> str:
         return f"OpenCall({format_call_id(self.call_id)} {self.method} {self.state} from {self.client})"

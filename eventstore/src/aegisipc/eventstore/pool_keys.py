@@ -116,6 +116,10 @@ class PoolKeys:
         """Return the latest word about a key, if no segment has it."""
         return self._recent.get(key)
 
+    def was_free(self, key: bytes, before: Said) -> bool:
+        """Tell whether a key was certainly nobody's, if `before` is what :meth:`on_keyed` found in memory."""
+        return before.owner is None and (before.seq > 0 or self._index.find(key) is None)
+
     # -- the log's word ---------------------------------------------------------------------------------
 
     def on_frame(self, entries: int) -> None:
@@ -125,8 +129,8 @@ class PoolKeys:
     def on_keyed(
         self, call_id: CallId, body: bytes | None, seq: int, writer: str, session: int
     ) -> Said | None:
-        """Take in that a key belongs to a call; returns what was said of the key before, ``None`` if the word
-        does not count.
+        """Take in that a key belongs to a call; returns what was said of the key before as far as that is in
+        memory, ``None`` if the word does not count.
         """
         keyed = keyed_in(body)
         if keyed is None or not self._may_count(keyed.checked_to, seq):

@@ -44,6 +44,7 @@ class Firsts:
         self._lost = lost
         self._places = asyncio.Semaphore(MAX_AT_ONCE)
         self._tasks: dict[CallId, asyncio.Task[None]] = {}
+        self._is_closed = False
 
     @property
     def is_busy(self) -> bool:
@@ -58,8 +59,11 @@ class Firsts:
                 self._tasks[first] = task
                 task.add_done_callback(partial(self._forget, first))
 
-    def _forget(self, first: CallId, _: object) -> None:
+    def _forget(self, first: CallId, task: asyncio.Task[None]) -> None:
         del self._tasks[first]
+        is_sound = task.cancelled() or task.exception() is None
+        if is_sound and not self._is_closed and _longest(self._links.waiting_for(first)) > _MIN_WAIT_S:
+            self.look_for([first])  # somebody began to wait while the search came to its end
 
     def tidy(self) -> None:
         """Give up what nobody waits for any more."""
@@ -69,6 +73,7 @@ class Firsts:
 
     async def close(self) -> None:
         """Give up everything."""
+        self._is_closed = True
         tasks = list(self._tasks.values())
         for task in tasks:
             task.cancel()

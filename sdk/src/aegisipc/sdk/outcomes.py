@@ -267,8 +267,8 @@ def error_of_fate(call: PendingCall) -> AegisError:
             )
         case Fate.NOT_SENT | Fate.REFUSED:
             error = NotConnected(
-                f"{target} was not accepted: no server could be reached within {seconds:g} s; it certainly "
-                "did not run",
+                f"{target} was not accepted: it could not be sent within {seconds:g} s, for no server could "
+                "be reached, or too many calls were ahead of it; it certainly did not run",
                 call_id=call_id,
             )
         case _ if call.first is not None:

@@ -116,4 +116,4 @@ def _told(history: CallHistory, seq: int) -> str:
     if history.state is not CallState.CANCELLED:
         return f"asked for the end of call {name} at sequence {seq}"
     latest = next(step for step in reversed(history.steps) if step.counts and step.event is None)
-    return f"call {name} is cancelled: {said_of(latest)} (sequence {latest.seq})"
+    return f"call {name} {said_of(latest)} (sequence {latest.seq})"

@@ -52,14 +52,15 @@ def add_policy_options(parser: ArgumentParser) -> None:
         type=int,
         default=1000,
         metavar="MS",
-        help="an instance that is silent for so long is suspected (default: %(default)s)",
+        help="an instance that is silent for so long is suspected, and a standby takes over (default: "
+        "%(default)s)",
     )
     parser.add_argument(
         "--lost-after-ms",
         type=int,
         default=3000,
         metavar="MS",
-        help="and for so long, lost: a standby takes over (default: %(default)s)",
+        help="and for so long, lost: it comes back as a new one only (default: %(default)s)",
     )
 
 

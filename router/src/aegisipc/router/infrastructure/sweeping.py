@@ -5,7 +5,8 @@ What an object is for, its name says; whether it is still needed, only the log. 
 - arguments of a call that has a final outcome, some time after they were stored. A dead letter is not final:
   it keeps its arguments, so that it can run again.
 - arguments of a call that was never accepted, and results that no frame refers to (of an instance that lost
-  the pen), a day later.
+  the pen), a day later. While their call is not over, results stay: a service that keeps the outcomes of its
+  transactions may still refer to one when the call is run again.
 - pieces that no entry leads to, of objects that were cut off, a day later.
 
 Whatever is not plain stays. It is no hurry: between two looks the sweep rests several times as long as the
@@ -191,7 +192,7 @@ class Sweeper:
                 return
             began = asyncio.get_running_loop().time()
             if candidate.place.is_result:
-                await self._look_at_result(candidate)
+                await self._look_at_result(candidate, now_ns)
             elif await self._is_unknown(candidate, now_ns):
                 unknown.append(candidate)
             await self._rest(began)
@@ -276,12 +277,26 @@ class Sweeper:
 
     # -- results ----------------------------------------------------------------------------------------
 
-    async def _look_at_result(self, candidate: Candidate) -> None:
-        if await self._is_referred(candidate):
+    async def _look_at_result(self, candidate: Candidate, now_ns: int) -> None:
+        is_referred = await self._is_referred(candidate)
+        if not is_referred:
+            if await self._may_be_told(candidate):
+                self._look_again(candidate, self._later(candidate, now_ns))
+                return
+            is_referred = await self._is_referred(candidate)  # it may have been told just now
+        if is_referred:
             self._candidates.pop(candidate.listed.entry.name, None)
             self.counts.kept += 1
         else:
             self.counts.results += await self._remove(candidate, "nothing in the log refers to it")
+
+    async def _may_be_told(self, candidate: Candidate) -> bool:
+        """Whether its call may yet have an outcome."""
+        try:
+            history = await read_history(self._log, self._subjects, candidate.place.call_id, until_final=True)
+        except UnknownCall:
+            return False
+        return history.call.service == candidate.place.service and not history.is_final
 
     async def _is_referred(self, candidate: Candidate) -> bool:
         place, name = candidate.place, candidate.listed.entry.name

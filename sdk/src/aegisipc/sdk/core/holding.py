@@ -73,7 +73,7 @@ class Holding:
         )
         self.suspects = Suspects()
         self.retries = Retries(rules.retries, pen, rules.threaded)
-        self.keys = Keys(pen, calls)
+        self.keys = Keys(pen, calls, rules.threaded)
         self._starts: list[Start] = []
         self._cancels: list[OpenCall] = []
         self._to_start: set[CallId] = set()
@@ -236,7 +236,7 @@ class Holding:
         while (parked := self.suspects.next(schedule.has_room)) is not None:
             schedule.occupy(parked)
             self._begin_suspect(parked)
-        if self.keys.ready or now_ns >= self.retries.wake_ns:
+        if self.keys.has_ready or now_ns >= self.retries.wake_ns:
             self._pump_parked(now_ns)
         take, taken_over_at = schedule.take, self.taken_over_at
         while (call := take()) is not None:
@@ -310,7 +310,7 @@ class Holding:
             self._starts.append(Start(call, self.epoch))
             return
         if call.cancel is not None:
-            self._end_cancelled(call)
+            self._end_cancelled(call, had_turn=True)
         else:
             self._end_too_late(call)
         self._done(call)
@@ -336,14 +336,14 @@ class Holding:
             self.schedule.release(call.resource)
         elif start is not None:
             self._starts.remove(start)
-            self._end_cancelled(call)
+            self._end_cancelled(call, had_turn=True)
             self._done(call)
         else:  # it runs, or what it waits for is being written, or it has come to its end
             self._cancels.append(call)
 
-    def _end_cancelled(self, call: OpenCall) -> None:
+    def _end_cancelled(self, call: OpenCall, *, had_turn: bool = False) -> None:
         body = cancelled_body(call, started=self._may_have_begun(call))
-        self._end_unbegun(Mark.CANCELLED, call, body)
+        self._end_unbegun(Mark.CANCELLED, call, body, had_turn=had_turn)
 
     def _expire_retries(self, now_ns: int) -> None:
         for call in self.retries.expire(now_ns):
@@ -353,23 +353,26 @@ class Holding:
         """Its deadline passed while it was on the point of starting."""
         is_once = self._effects.get(call.method) is Effect.ONCE
         if is_once and not (call.tries or call.is_requeued):
-            self._end_unbegun(Mark.FAILED, call, CLAIMED_TOO_LATE)
+            self._end_unbegun(Mark.FAILED, call, CLAIMED_TOO_LATE, had_turn=True)
         else:
-            self._expire(call)
+            self._expire(call, had_turn=True)
 
-    def _expire(self, call: OpenCall) -> None:
+    def _expire(self, call: OpenCall, *, had_turn: bool = False) -> None:
         if call.tries or call.is_requeued:  # it stays with those who look after dead letters
             self.retries.give_up(call)
             return
         body = MAY_HAVE_STARTED if self._may_have_begun(call) else None
-        self._end_unbegun(Mark.EXPIRED, call, body)
+        self._end_unbegun(Mark.EXPIRED, call, body, had_turn=had_turn)
 
-    def _end_unbegun(self, mark: Mark, call: OpenCall, body: bytes | None) -> None:
-        """It ends, and this holder has not begun it. If nobody has, its key is free again."""
+    def _end_unbegun(self, mark: Mark, call: OpenCall, body: bytes | None, *, had_turn: bool) -> None:
+        """It ends, and this holder has not begun it. If nobody has, its key is free again. `had_turn`: it was
+        granted its key here, and that may be in a segment by now.
+        """
         if call.key is None or self._may_have_begun(call):
             self._pen.note(mark, call, body)
         else:
-            self.keys.end(mark, call, body, may_own=call.seq < self.taken_over_at)
+            may_own = had_turn or call.seq < self.taken_over_at
+            self.keys.end(mark, call, body, may_own=may_own)
 
     def _may_have_begun(self, call: OpenCall) -> bool:
         """Starts of calls that are harmless to repeat are not in the log: a former holder may have begun."""

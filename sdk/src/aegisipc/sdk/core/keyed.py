@@ -8,7 +8,7 @@ only knows in which segment to look: such a call waits, without a slot, until th
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from enum import Enum, auto
 from typing import Final, NamedTuple
 
@@ -66,10 +66,11 @@ class _Waiting(NamedTuple):
 class Keys:
     """The keys that are granted, and the calls that wait to hear of theirs."""
 
-    __slots__ = ("_answers", "_asked", "_calls", "_fresh", "_noted", "_parked", "_pen", "ready")
+    __slots__ = ("_answers", "_asked", "_calls", "_fresh", "_noted", "_parked", "_pen", "_ready", "_threaded")
 
-    def __init__(self, pen: Pen, calls: Callable[[], GroupCalls]) -> None:
+    def __init__(self, pen: Pen, calls: Callable[[], GroupCalls], threaded: Collection[str] = ()) -> None:
         self._pen = pen
+        self._threaded = frozenset(threaded)
         self._calls = calls
         self._noted: dict[bytes, _Noted] = {}
         self._answers: OrderedDict[bytes, tuple[tuple[int, ...], KeyOwner | None]] = OrderedDict()
@@ -77,8 +78,8 @@ class Keys:
         self._fresh: list[Lookup] = []
         self._parked: dict[CallId, OpenCall] = {}
         """The calls that have their turn, and wait for an answer, or for a slot after it."""
-        self.ready: deque[OpenCall] = deque()
-        """Those of them that have their answer, and some that are gone: see :meth:`next`."""
+        self._ready: tuple[deque[OpenCall], deque[OpenCall]] = deque(), deque()
+        """Those of them that have their answer, and some that are gone; the second ones need a thread."""
 
     # -- turns ------------------------------------------------------------------------------------------
 
@@ -175,7 +176,7 @@ class Keys:
                 del self._parked[call.call_id]
                 ended.append(call)
             else:
-                self.ready.append(call)
+                self._ready[call.method in self._threaded].append(call)
         return ended
 
     def _remember(self, lookup: Lookup, owner: KeyOwner | None) -> None:
@@ -186,16 +187,26 @@ class Keys:
 
     # -- those that wait --------------------------------------------------------------------------------
 
+    @property
+    def has_ready(self) -> bool:
+        """Whether :meth:`next` may have something to give."""
+        return any(self._ready)
+
+    @property
+    def is_ending(self) -> bool:
+        """Whether a call has ended, and only waits for an answer to give its key back."""
+        return any(waiting.endings for waiting in self._asked.values())
+
     def next(self, has_room: Callable[[OpenCall], bool]) -> OpenCall | None:
         """Return a call that has its answer, if there is room for it: pass it to :meth:`enter` again."""
-        ready = self.ready
-        while ready and self._parked.get(ready[0].call_id) is not ready[0]:
-            ready.popleft()
-        if not ready or not has_room(ready[0]):
-            return None
-        call = ready.popleft()
-        del self._parked[call.call_id]
-        return call
+        for ready in self._ready:
+            while ready and self._parked.get(ready[0].call_id) is not ready[0]:
+                ready.popleft()
+            if ready and has_room(ready[0]):
+                call = ready.popleft()
+                del self._parked[call.call_id]
+                return call
+        return None
 
     def withdraw(self, call_id: CallId) -> OpenCall | None:
         """A call ends while it waits here; ``None`` if it does not."""
@@ -227,7 +238,8 @@ class Keys:
         self._asked.clear()
         self._fresh.clear()
         self._parked.clear()
-        self.ready.clear()
+        for ready in self._ready:
+            ready.clear()
 
 
 def _key_of(call: OpenCall) -> bytes:

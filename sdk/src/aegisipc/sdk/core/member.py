@@ -122,7 +122,7 @@ class GroupMember:
     @property
     def is_quiet(self) -> bool:
         """Nothing runs, and everything written is in the log."""
-        return self.running == 0 and self._pen.is_idle
+        return self.running == 0 and self._pen.is_idle and not self.holding.keys.is_ending
 
     @property
     def next_due_ns(self) -> int:

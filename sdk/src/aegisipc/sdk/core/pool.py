@@ -18,19 +18,14 @@ come back as what counts.
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from typing import Final
 
 from aegisipc.eventstore.errors import MalformedPayload
 from aegisipc.eventstore.events import Effect, Resolution
 from aegisipc.eventstore.frames import (
-    CLOSING,
     CallEntry,
     CallFrame,
     Mark,
-    PenFrame,
-    decode_pen,
 )
 from aegisipc.eventstore.ids import CallId
 from aegisipc.eventstore.keys import SEGMENT_KEYS, KeyOwner, Spill
@@ -38,16 +33,18 @@ from aegisipc.eventstore.log import Record
 from aegisipc.eventstore.memories import Outcome, Outcomes
 from aegisipc.eventstore.open_calls import OpenCall
 from aegisipc.eventstore.pool_keys import PoolKeys
-from aegisipc.eventstore.subjects import CANCEL, CONCLUSIONS, HA, KEYS, Place, Subjects
+from aegisipc.eventstore.subjects import CANCEL, CONCLUSIONS, HA, KEYS, Subjects
 from aegisipc.eventstore.topology import InstanceView
 from aegisipc.sdk.core.keyed import Lookup
 from aegisipc.sdk.core.pen import Identity, Pen, Start, Written
 from aegisipc.sdk.core.pool_answers import Reply, answer, missing
-from aegisipc.sdk.core.pool_facts import BESIDE, Known, PoolFacts
+from aegisipc.sdk.core.pool_cancels import ToCancel
+from aegisipc.sdk.core.pool_facts import Known, PoolFacts
+from aegisipc.sdk.core.pool_folding import Folding
 from aegisipc.sdk.core.pool_frames import Deliveries, Delivery
-from aegisipc.sdk.core.pool_hand import Hand, ToCancel
+from aegisipc.sdk.core.pool_hand import Hand
 from aegisipc.sdk.core.pool_key_words import KeyWords
-from aegisipc.sdk.core.pool_requeues import opened
+from aegisipc.sdk.core.pool_requeues import opened, requeued
 from aegisipc.sdk.core.pool_resolving import Resolved as Resolved  # noqa: PLC0414 - part of what it gives
 from aegisipc.sdk.core.pool_resolving import Resolving
 from aegisipc.sdk.core.pool_standing import Standing
@@ -89,8 +86,9 @@ class PoolWorker:
             self.standing, self.facts, self.frames, self._pen, self.keying, effects, max_running
         )
         self._resolving = Resolving(self._pen)
-        self._unanswered = 0
-        self._replies: list[tuple[str, Reply]] = []
+        self._folding = Folding(
+            identity, self.facts, self._hand, self.frames, self.outcomes, self._resolving, self._key_words
+        )
 
     # -- what it knows ----------------------------------------------------------------------------------
 
@@ -133,7 +131,7 @@ class PoolWorker:
     def is_quiet(self) -> bool:
         """Nothing runs here, or will, and everything written came back from the log."""
         is_waiting = self.waiting > 0 and self.standing.may_start
-        return self.running == 0 and not is_waiting and self._pen.is_idle and self._unanswered == 0
+        return self.running == 0 and not is_waiting and self._pen.is_idle and self._folding.unanswered == 0
 
     @property
     def free(self) -> int:
@@ -156,7 +154,7 @@ class PoolWorker:
         place = self._subjects.parse(record.subject)
         kind = place.kind
         if kind in CONCLUSIONS:
-            self._on_pen(record, place, now_ns)
+            self._folding.apply(record, place.who, now_ns)
         elif kind == HA:
             self.standing.apply(record, place)
             self._hand.mind_orphans()
@@ -177,7 +175,7 @@ class PoolWorker:
         if place.kind == KEYS:
             self._key_words.on_segment(self._hand, record)
             return
-        frame = self._read(record)
+        frame = self._folding.read(record)
         if frame is not None and self.facts.is_new(record, place.who, frame):
             self._key_words.on_past(record, frame, place.who)
 
@@ -213,28 +211,39 @@ class PoolWorker:
         self._hand.pump(now_ns)
 
     def _take(self, record: Record, client: str, entry: CallEntry, body: bytes) -> None:
-        found = opened(record, client, entry, body)
+        if entry.options is not None and entry.options.requeue is not None:
+            self._take_dead_letter(record, entry, body)
+            return
+        known = self.facts.get(entry.call_id)
+        if known is not None and (known.is_closed or known.dead_seq):
+            return  # a dead letter that came back is not run by the frame in which it came first
+        if self.frames.holds(entry.call_id):
+            self.anomalies["frame stored twice"] += 1
+            return  # it is in work already, and the frame it came with stays open for it
+        self.frames.add(entry.call_id, record.seq)
+        self._hand.place(opened(record, client, entry, body), known)
+
+    def _take_dead_letter(self, record: Record, entry: CallEntry, body: bytes) -> None:
+        """Take one that is to run again: unless it did, first of all that is said."""
+        found = requeued(record, entry, body)
         if found is None:
             self.anomalies["malformed"] += 1
             return
-        call, requeued = found
+        call, said = found
         known = self.facts.get(call.call_id)
-        is_dead_letter = (
-            requeued is not None
-            and known is not None
-            and (known.mark, known.seq) == (Mark.DEAD_LETTERED, requeued.dead_seq)
-        )
-        if not is_dead_letter and not found.is_of(known):
+        is_dead_letter = known is not None and (known.mark, known.seq) == (Mark.DEAD_LETTERED, said.dead_seq)
+        has_come_back = known is not None and not known.is_closed and known.dead_seq == said.dead_seq
+        if not (is_dead_letter or has_come_back):
             return
         if self.frames.holds(call.call_id):
             self.anomalies["frame stored twice"] += 1
-            return  # it is in work already, and the frame it came with stays open for it
+            return
         self.frames.add(call.call_id, call.seq)
-        if requeued is not None and is_dead_letter:
+        if is_dead_letter:
             self._hand.calls[call.call_id] = call
-            self._pen.note_dead(Mark.REQUEUED, call, requeued_body(requeued))
+            self._pen.note_dead(Mark.REQUEUED, call, requeued_body(said))
         else:
-            self._hand.place(call)
+            self._hand.place(call, known)
 
     def on_finished(self, start: Start, mark: Mark, body: bytes | None, now_ns: int) -> None:
         """Take the outcome of a call that ran. If it is in doubt by now, this ends the doubt."""
@@ -322,11 +331,7 @@ class PoolWorker:
 
     def take_replies(self) -> dict[str, list[Reply]]:
         """Return, per client, the outcomes that are now certain."""
-        by_client: dict[str, list[Reply]] = defaultdict(list)
-        for client, outcome in self._replies:
-            by_client[client].append(outcome)
-        self._replies = []
-        return by_client
+        return self._folding.take_replies()
 
     def take_resolved(self) -> list[Resolved]:
         """Return what came of the resolutions that were written."""
@@ -336,7 +341,7 @@ class PoolWorker:
         """Return what to write next, or ``None``."""
         written = self._pen.next_frame(epoch=0, expect=None)  # a pool has neither epochs nor a fence
         if written is not None:
-            self._unanswered += 1
+            self._folding.unanswered += 1
         return written
 
     def on_acked(self) -> None:
@@ -361,94 +366,3 @@ class PoolWorker:
         known = self.facts.get(outcome.call_id)
         if known is None or known.told_seq == seq:
             self.outcomes.add(outcome)
-
-    # -- the log's word ---------------------------------------------------------------------------------
-
-    def _read(self, record: Record) -> PenFrame | None:
-        try:
-            return decode_pen(record.payload)
-        except MalformedPayload:
-            self.anomalies["malformed"] += 1
-            return None
-
-    def _on_pen(self, record: Record, place: Place, now_ns: int) -> None:
-        frame = self._read(record)
-        if frame is None or not self.facts.is_new(record, place.who, frame):
-            return
-        writer, session = place.who, frame.session
-        mine = writer == self.identity.instance and session == self.identity.session
-        if mine:
-            self._unanswered -= 1
-        self.keys.on_frame(len(frame.entries))
-        for (mark, call_id), body in zip(frame.entries, frame.bodies, strict=True):
-            if mark in _OF_KEYS:
-                self._key_words.apply(self._hand, mark, call_id, body, record.seq, (writer, session))
-                continue
-            known = self.facts.fold(call_id, mark, body, writer, record.seq, session)
-            if known is None:
-                if mine and mark not in BESIDE:
-                    self._in_vain(call_id, mark)
-            elif mark in CLOSING:
-                self._conclude(Outcome(call_id, mark, body), record.seq, mine=mine)
-            elif mark is Mark.IN_DOUBT:
-                self._doubt(Outcome(call_id, mark, body), mine=mine)
-            elif mark in _ELSE:
-                self._else(mark, call_id, record.seq, mine=mine)
-            else:
-                self._hand.taken(call_id, now_ns, mine=mine)
-
-    def _else(self, mark: Mark, call_id: CallId, seq: int, *, mine: bool) -> None:
-        if mark is Mark.NOT_EXECUTED:
-            self._reopen(call_id, seq, mine=mine)
-        elif mark is Mark.DISCARDED:
-            if mine:
-                self._resolving.end(call_id, seq)
-            if self._hand.remove(call_id) is not None:
-                self.frames.settle(call_id)
-        else:
-            if mark is Mark.REQUEUED:
-                self.outcomes.drop(call_id)
-            self._hand.moved(call_id, mine=mine)
-
-    def _conclude(self, outcome: Outcome, seq: int, *, mine: bool) -> None:
-        call_id = outcome.call_id
-        self.outcomes.add(outcome)
-        if mine:
-            self._hand.endings.concluded(call_id, outcome.mark, self._hand.calls.get(call_id))
-        call = self._hand.remove(call_id)
-        if mine:
-            call = self._resolving.end(call_id, seq) or call
-        self.frames.settle(call_id)
-        self._reply(call, outcome, mine=mine)
-
-    def _doubt(self, outcome: Outcome, *, mine: bool) -> None:
-        self.outcomes.add(outcome)
-        call = self._hand.remove(outcome.call_id)
-        if call is not None:
-            self._hand.doubt(call)
-        self._reply(call, outcome, mine=mine)
-
-    def _reply(self, call: OpenCall | None, outcome: Outcome, *, mine: bool) -> None:
-        if call is not None and mine:
-            self._replies.append((call.client, (outcome.call_id, int(outcome.mark), outcome.body)))
-
-    def _reopen(self, call_id: CallId, seq: int, *, mine: bool) -> None:
-        self.outcomes.drop(call_id)
-        if mine:
-            self._resolving.end(call_id, seq)
-        self._hand.reopen(call_id)
-
-    def _in_vain(self, call_id: CallId, mark: Mark) -> None:
-        if mark in _RESOLVING:
-            self._resolving.end(call_id, 0)
-        known = self.facts.get(call_id)
-        if mark is Mark.REQUEUED and (known is None or known.is_closed):
-            if self._hand.remove(call_id) is not None:  # the dead letter was dealt with before
-                self.frames.settle(call_id)
-            return
-        self._hand.in_vain(call_id, mark)
-
-
-_OF_KEYS: Final = frozenset({Mark.KEYED, Mark.RELEASED})
-_ELSE: Final = frozenset({Mark.NOT_EXECUTED, Mark.DISCARDED, Mark.REQUEUED, Mark.RETRY_SCHEDULED})
-_RESOLVING: Final = frozenset({Mark.NOT_EXECUTED, Mark.SUCCEEDED, Mark.DISCARDED})

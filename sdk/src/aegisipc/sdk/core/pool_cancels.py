@@ -22,6 +22,14 @@ class Cancel(NamedTuple):
     reason: str
 
 
+class ToCancel(NamedTuple):
+    """A handler that runs, and that somebody wants to stop."""
+
+    call_id: CallId
+    author: str
+    reason: str
+
+
 class Cancels:
     """The requests that a worker remembers."""
 

@@ -143,9 +143,14 @@ class Endings:
         if call.key is not None and not self._may_have_started(call, known):
             self._unstarted[call.call_id] = mark
 
+    @property
+    def has_unstarted(self) -> bool:
+        """Of some call it is on its way that it ended without having started."""
+        return bool(self._unstarted)
+
     def concluded(self, call_id: CallId, mark: Mark, call: OpenCall | None) -> None:
         """The own conclusion of a call counts: its key is free again if it had no effect."""
-        if self._unstarted and self._unstarted.pop(call_id, None) is mark and call is not None:
+        if self._unstarted.pop(call_id, None) is mark and call is not None:
             self._keying.release(call, is_alone=not self.is_once(call))
 
     def forget(self, call_id: CallId) -> None:

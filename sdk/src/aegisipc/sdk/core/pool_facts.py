@@ -1,10 +1,7 @@
 """What the log says of a pool's calls: the rule of what counts where many write, and a bounded memory of it.
 
-Who writes decides on what was read a moment ago, and a frame may be under way for long. So what could do harm
-when it comes late names what it is about: an attempt its number, a doubt the claim, a resolution the doubt, a
-retry the attempt that failed, what ends a claimed call the claim, what deals with a dead letter that one. A
-record that is about something else by then changes nothing for any worker. (Readers that look at marks alone
-may show such a call as in doubt, or as accepted, for a while; they come to the same outcome.)
+A word that came late, and is about something else by then, changes nothing (see
+:mod:`~aegisipc.eventstore.pool_naming`); an attempt counts if it has the next number.
 """
 
 from __future__ import annotations
@@ -20,16 +17,8 @@ from aegisipc.eventstore.frames import CLOSING, Mark, PenFrame, decode_pen
 from aegisipc.eventstore.ids import CallId
 from aegisipc.eventstore.log import Record
 from aegisipc.eventstore.memories import Sessions
+from aegisipc.eventstore.pool_naming import NAMING, Scheduled, Standing, is_about, number_in, scheduled_in
 from aegisipc.eventstore.tuples import new_tuple
-from aegisipc.sdk.core.pool_words import (
-    Scheduled,
-    claim_in,
-    dead_letter_in,
-    doubt_in,
-    number_in,
-    requeued_from,
-    scheduled_in,
-)
 
 MAX_SEEN: Final = 200_000
 """Calls whose latest known fact is remembered, without its body; older ones are looked up in the log when
@@ -45,24 +34,8 @@ BESIDE: Final = frozenset({Mark.EXECUTED, Mark.EMITTED, Mark.CHECKED, Mark.KEYED
 CLOSED: Final = CLOSING | {Mark.DISCARDED}
 """Marks after which nothing is to be done about a call. Dead letters may come back."""
 
-_NAMING: Final = frozenset(
-    {
-        Mark.IN_DOUBT,
-        Mark.NOT_EXECUTED,
-        Mark.RETRY_SCHEDULED,
-        Mark.CANCELLED,
-        Mark.DEAD_LETTERED,
-        Mark.REQUEUED,
-        Mark.DISCARDED,
-    }
-)
-"""Marks whose bodies say what they are about."""
-
-_FIRST: Final = frozenset(mark for mark in Mark if counts(None, mark)) - _NAMING
+_FIRST: Final = frozenset(mark for mark in Mark if counts(None, mark)) - NAMING
 """What counts for a call of which nothing was said, whatever its body says."""
-
-_PLAIN: Final = frozenset({Mark.CLAIMED, Mark.SUCCEEDED, Mark.FAILED, Mark.EXPIRED, Mark.DUPLICATE})
-"""What counts whatever its body says, if it counts at all."""
 
 _MAY_BE_ATTEMPTED: Final = frozenset({None, Mark.RETRY_SCHEDULED, Mark.REQUEUED})
 
@@ -105,6 +78,11 @@ class Known(NamedTuple):
         return self.seq if self.mark is Mark.CLAIMED else 0
 
     @property
+    def standing(self) -> Standing:
+        """What words about the call have to name."""
+        return Standing(self.claim_seq, self.seq, self.dead_seq, self.tries)
+
+    @property
     def told_seq(self) -> int:
         """Where the outcome stands that callers are told."""
         return self.dead_seq if self.mark is Mark.DISCARDED else self.seq
@@ -132,7 +110,7 @@ def after(
         return before._replace(writer=writer, seq=seq, session=session, attempts=attempts, is_begun=True)
     if mark in BESIDE or not counts(before.mark, mark):
         return None
-    if mark in _NAMING and not _is_about_this(before, mark, body):
+    if mark in NAMING and not is_about(before.standing, mark, body):
         return None
     now: Known = new_tuple(
         Known,
@@ -149,7 +127,7 @@ def after(
             False,
         ),
     )
-    return _moved(before, now, body) if mark in _NAMING else now
+    return _moved(before, now, body) if mark in NAMING else now
 
 
 def _moved(before: Known, now: Known, body: bytes | None) -> Known:
@@ -165,23 +143,6 @@ def _moved(before: Known, now: Known, body: bytes | None) -> Known:
         case Mark.DISCARDED:
             return now._replace(dead_seq=before.seq)
     return now
-
-
-def _is_about_this(before: Known, mark: Mark, body: bytes | None) -> bool:
-    """A word that comes late is about another claim, another doubt, or another attempt."""
-    match mark:
-        case Mark.IN_DOUBT:
-            return claim_in(body) in (0, before.claim_seq)
-        case Mark.NOT_EXECUTED | Mark.DISCARDED:
-            return doubt_in(body) in (0, before.seq)
-        case Mark.REQUEUED:
-            return requeued_from(body) == before.seq
-        case Mark.RETRY_SCHEDULED:
-            said = scheduled_in(body)
-            here = (before.tries + 1, before.claim_seq)
-            return said is not None and (said.attempt, said.claimed_seq) == here
-        case _:  # CANCELLED, DEAD_LETTERED
-            return (claim_in(body), dead_letter_in(body)) == (before.claim_seq, before.dead_seq)
 
 
 # -- memory ---------------------------------------------------------------------------------------------
@@ -249,7 +210,9 @@ class LookUp:
     A worker follows facts from where it began, so of older calls it knows only what counts by itself. What
     was read and what was followed meanwhile are put together here, each record once.
 
-    ``dead`` are calls that were dead letters, by where that stands: of those it begins there.
+    ``dead`` are calls that were dead letters, by where that stands: of those it begins there. ``read_to`` is
+    how far was read: before the worker has followed as far, it must not learn what comes of this, or it would
+    fold older words on top of newer ones.
     """
 
     def __init__(self, wanted: frozenset[CallId], dead: Mapping[CallId, int] | None = None) -> None:
@@ -259,7 +222,7 @@ class LookUp:
             call_id: Known(Mark.DEAD_LETTERED, "", seq) for call_id, seq in self._dead.items()
         }
         self._sessions = Sessions()
-        self._read_to = 0
+        self.read_to = 0
         self._followed: list[tuple[int, str, str, PenFrame]] = []
 
     def read(self, record: Record, writer: str) -> Iterable[tuple[Mark, CallId, bytes | None]]:
@@ -268,7 +231,7 @@ class LookUp:
             frame = decode_pen(record.payload)
         except MalformedPayload:
             return []  # nobody could read it when it was written, either
-        self._read_to = record.seq
+        self.read_to = record.seq
         return self._fold(record.seq, writer, record.subject, frame)
 
     def follow(self, seq: int, writer: str, subject: str, frame: PenFrame) -> None:
@@ -279,7 +242,7 @@ class LookUp:
     def result(self) -> dict[CallId, Known]:
         """Return what counts now for those of the calls of which anything was said."""
         for seq, writer, subject, frame in self._followed:
-            if seq > self._read_to:
+            if seq > self.read_to:
                 self._fold(seq, writer, subject, frame)
         self._followed.clear()
         return self._known

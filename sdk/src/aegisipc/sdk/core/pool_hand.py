@@ -5,33 +5,25 @@ what is to be begun next.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Final, NamedTuple
+from typing import Final
 
 from aegisipc.eventstore.events import Effect
 from aegisipc.eventstore.frames import Mark
 from aegisipc.eventstore.ids import CallId
 from aegisipc.eventstore.open_calls import OpenCall
-from aegisipc.sdk.core.fair import Fair
 from aegisipc.sdk.core.pen import Pen, Start
-from aegisipc.sdk.core.pool_attempts import MAX_ATTEMPTS, Suspects
-from aegisipc.sdk.core.pool_cancels import Cancels
+from aegisipc.sdk.core.pool_attempts import MAX_ATTEMPTS
+from aegisipc.sdk.core.pool_cancels import Cancels, ToCancel
 from aegisipc.sdk.core.pool_endings import Endings
 from aegisipc.sdk.core.pool_facts import NOTHING, Known, PoolFacts
 from aegisipc.sdk.core.pool_frames import Deliveries
 from aegisipc.sdk.core.pool_keying import Keying
 from aegisipc.sdk.core.pool_later import Later
+from aegisipc.sdk.core.pool_lines import Lines
 from aegisipc.sdk.core.pool_standing import Standing
 from aegisipc.sdk.core.pool_words import attempt_body, doubt_body
 
 NEVER_NS: Final = 1 << 62
-
-
-class ToCancel(NamedTuple):
-    """A handler that runs, and that somebody wants to stop."""
-
-    call_id: CallId
-    author: str
-    reason: str
 
 
 class Hand:
@@ -65,12 +57,10 @@ class Hand:
         """Those of ``calls`` that wait for their next attempt."""
         self.begun: set[CallId] = set()
         """Handlers that run, also those of calls that are in doubt or concluded elsewhere by now."""
-        self.suspects = Suspects()
         self.cancels = Cancels()
-        self._ready = Fair({})
+        self._lines = Lines(frames, self.endings)
+        self.suspects = self._lines.suspects
         self._claiming: set[CallId] = set()
-        self._cleared: set[CallId] = set()
-        """Suspects that came to an end here, so that it was not they that took a worker down."""
         self._starts: list[Start] = []
         self._to_cancel: list[ToCancel] = []
         self._next_deadline_ns = NEVER_NS
@@ -87,9 +77,8 @@ class Hand:
 
     # -- where a call belongs ---------------------------------------------------------------------------
 
-    def place(self, call: OpenCall) -> None:
+    def place(self, call: OpenCall, known: Known | None) -> None:
         """Do with an open call what is to be done by what is known of it. It must be nowhere else."""
-        known = self.facts.get(call.call_id)
         if known is not None and known.is_taken and self.standing.is_alive(known):
             self.watched[call.call_id] = call
         elif known is not None and known.mark is Mark.IN_DOUBT:
@@ -98,11 +87,14 @@ class Hand:
             self.calls[call.call_id] = call
             self._take_up(call, known)
 
+    def _place_again(self, call: OpenCall) -> None:
+        self.place(call, self.facts.get(call.call_id))
+
     def _take_up(self, call: OpenCall, known: Known | None) -> None:
         if known is None:  # as it mostly is
             cancel = self.cancels.of(call.call_id, 0)
             if cancel is None:
-                self._line_up(call)
+                self._line_up(call, None)
             else:
                 self.endings.cancelled(call, NOTHING, cancel)
             return
@@ -118,34 +110,20 @@ class Hand:
             self._mind_deadline(call)
             self.later.add(call, known.due_ns)
         else:
-            self._line_up(call)
+            self._line_up(call, known)
 
-    def _line_up(self, call: OpenCall) -> None:
+    def _line_up(self, call: OpenCall, known: Known | None) -> None:
         """It may begin: when it has its key, and its turn."""
         self.waiting.add(call.call_id)
         self._mind_deadline(call)
         if call.key is None or self.keying.has(call.call_id):
-            self._queue(call)
+            self._lines.add(call, known)
         elif self.keying.enter(call):
             self.waiting.discard(call.call_id)
 
-    def _queue(self, call: OpenCall) -> None:
-        known = self.facts.get(call.call_id)
-        if self._is_suspect(call, known):
-            self.suspects.add(call, len(known.attempts) if known is not None else 0)
-        else:
-            self._ready.add(call)
-
     def _mind_deadline(self, call: OpenCall) -> None:
-        self._next_deadline_ns = min(self._next_deadline_ns, call.deadline_ns)
-
-    def _is_suspect(self, call: OpenCall, known: Known | None) -> bool:
-        if known is not None and known.attempts:
-            return not self.endings.is_once(call)
-        delivery = self.frames.of(call.call_id)
-        if delivery is None or not delivery.is_suspect:  # as it mostly is
-            return False
-        return not self.endings.is_once(call) and call.call_id not in self._cleared
+        if call.deadline_ns < self._next_deadline_ns:  # noqa: PLR1730 - for every call: min() would cost
+            self._next_deadline_ns = call.deadline_ns
 
     def doubt(self, call: OpenCall) -> None:
         """Keep a call that is in doubt until that is resolved."""
@@ -169,7 +147,7 @@ class Hand:
         if self._is_busy(call_id):
             self.calls[call_id] = call  # it runs right here, or a claim of it is on its way
         else:
-            self.place(call)
+            self._place_again(call)
 
     def remove(self, call_id: CallId) -> OpenCall | None:
         """Take a call out of the hand, wherever it is; ``None`` if it is not there."""
@@ -188,8 +166,8 @@ class Hand:
         if call.key is not None:
             self.keying.forget(call.call_id)
             self.endings.forget(call.call_id)
-        if self._cleared:
-            self._cleared.discard(call.call_id)
+        if self._lines.cleared:
+            self._lines.cleared.discard(call.call_id)
 
     def holds(self, call_id: CallId) -> bool:
         """Whether the call is in hand."""
@@ -200,7 +178,7 @@ class Hand:
         for call in list(self.watched.values()):
             known = self.facts.get(call.call_id)
             if known is None or not self.standing.is_alive(known):
-                self.place(self.watched.pop(call.call_id))
+                self.place(self.watched.pop(call.call_id), known)
 
     def give_back(self) -> None:
         """Let other workers have the frames of which nothing is begun here."""
@@ -221,21 +199,20 @@ class Hand:
 
     # -- what the log says ------------------------------------------------------------------------------
 
-    def taken(self, call_id: CallId, now_ns: int, *, mine: bool) -> None:
-        """A claim or an attempt counts."""
+    def taken(self, call_id: CallId, known: Known, now_ns: int, *, mine: bool) -> None:
+        """A claim or an attempt counts; that is what is `known` now."""
         if not mine:
             if call_id in self.watched:
-                self.place(self.watched.pop(call_id))
+                self._place_again(self.watched.pop(call_id))
             elif call_id in self.waiting or call_id in self.later:
                 self._replace(call_id)
         elif call_id in self._claiming:
             self._claiming.discard(call_id)
-            self._begin(self.calls[call_id], now_ns)
+            self._begin(self.calls[call_id], known, now_ns)
         elif call_id == self.suspects.current:
-            self._begin(self.calls[call_id], now_ns)
+            self._begin(self.calls[call_id], known, now_ns)
 
-    def _begin(self, call: OpenCall, now_ns: int) -> None:
-        known = self.facts.get(call.call_id) or NOTHING
+    def _begin(self, call: OpenCall, known: Known, now_ns: int) -> None:
         cancel = self.cancels.of(call.call_id, known.dead_seq)
         if cancel is None and call.deadline_ns > now_ns:
             self.begun.add(call.call_id)
@@ -252,7 +229,7 @@ class Hand:
     def moved(self, call_id: CallId, *, mine: bool) -> None:
         """It waits for another attempt, or runs again although it was a dead letter."""
         if call_id in self.watched:
-            self.place(self.watched.pop(call_id))
+            self._place_again(self.watched.pop(call_id))
             return
         is_idle = call_id in self.waiting or call_id in self.later
         if call_id in self.calls and (is_idle or (mine and not self._is_busy(call_id))):
@@ -262,12 +239,12 @@ class Hand:
         self.waiting.discard(call_id)
         self.later.remove(call_id)
         self.keying.drop(call_id)
-        self.place(self.calls.pop(call_id))
+        self._place_again(self.calls.pop(call_id))
 
     def keyed(self, call_id: CallId) -> None:
         """A call that waited for its key has it."""
         if call_id in self.waiting:
-            self._queue(self.calls[call_id])
+            self._lines.add(self.calls[call_id], self.facts.get(call_id))
 
     def refused(self, call_ids: Sequence[CallId]) -> None:
         """Calls that waited for their keys are done with: others have those, and that is noted."""
@@ -314,7 +291,7 @@ class Hand:
         if known.is_taken and not self.endings.is_mine(known):
             self._replace(call.call_id)  # another worker runs it by now, and its word is the one that counts
             return
-        self._cleared.add(call.call_id)
+        self._lines.cleared.add(call.call_id)
         self.endings.failed(call, known, body, stack, delay_ns, now_ns)
 
     def cancel(self, call_id: CallId) -> None:
@@ -336,12 +313,13 @@ class Hand:
     def pump(self, now_ns: int) -> None:
         """Begin what can be begun."""
         while self.later and (due := self.later.next(now_ns)) is not None:
-            self._line_up(due)
-        if not self.standing.may_start:
+            self._line_up(due, self.facts.get(due.call_id))
+        suspects, waiting = self.suspects, self.waiting
+        if not (waiting or suspects.is_alone) or not self.standing.may_start:
             return
         self._pump_suspects(now_ns)
-        ready = self._ready
-        while self.running < self.max_running and not self.suspects.is_alone:
+        ready = self._lines.ready
+        while self.running < self.max_running and not suspects.is_alone:
             call = ready.next()
             if call is None:
                 return
@@ -350,7 +328,7 @@ class Hand:
             if call.deadline_ns <= now_ns:
                 self._expire(call)
                 continue
-            self.waiting.discard(call.call_id)
+            waiting.discard(call.call_id)
             self.running += 1
             if self.endings.is_once(call):
                 self._claiming.add(call.call_id)

@@ -8,10 +8,10 @@ from collections.abc import Callable
 from aegisipc.eventstore.errors import MalformedPayload
 from aegisipc.eventstore.frames import Mark, PenFrame
 from aegisipc.eventstore.ids import CallId
-from aegisipc.eventstore.keys import KeyOwner, decode_segment
+from aegisipc.eventstore.keys import HASH_BYTES, KeyOwner, decode_segment
 from aegisipc.eventstore.log import Record
 from aegisipc.eventstore.memories import Outcome
-from aegisipc.eventstore.pool_keys import PoolKeys
+from aegisipc.eventstore.pool_keys import PoolKeys, Said
 from aegisipc.sdk.core.keyed import Lookup
 from aegisipc.sdk.core.pen import Identity, Pen
 from aegisipc.sdk.core.pool_facts import PoolFacts
@@ -51,10 +51,16 @@ class KeyWords:
             hand.keyed(call_id)
         elif mine and before is None:
             hand.refused(keying.go_on())
-        elif mine and not is_held and before is not None and before.owner is None:
-            known = self._facts.get(call_id)
-            if known is not None and known.is_closed:  # elsewhere, and its key was free before this late word
-                keying.give_back(call_id, body)
+        elif mine and not is_held and before is not None:
+            self._keyed_late(call_id, body, before)
+
+    def _keyed_late(self, call_id: CallId, body: bytes | None, before: Said) -> None:
+        """The own word that a key is a call's counts, but the call is not in hand any more."""
+        known = self._facts.get(call_id)
+        if known is None or not known.is_closed:
+            return
+        if self.keys.was_free((body or b"")[:HASH_BYTES], before):  # so nobody began the call under it
+            self.keying.give_back(call_id, body)
 
     def on_past(self, record: Record, frame: PenFrame, writer: str) -> None:
         """Take in what was said before the place where following begins."""

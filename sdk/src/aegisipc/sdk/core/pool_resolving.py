@@ -32,6 +32,11 @@ class Resolving:
         self._calls: dict[CallId, OpenCall] = {}
         self._resolved: list[Resolved] = []
 
+    @property
+    def is_busy(self) -> bool:
+        """There is one."""
+        return bool(self._calls)
+
     def __contains__(self, call_id: CallId) -> bool:
         return call_id in self._calls
 

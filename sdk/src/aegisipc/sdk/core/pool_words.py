@@ -4,7 +4,7 @@ them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from pydantic import ValidationError
@@ -14,6 +14,7 @@ from aegisipc.eventstore.codec import decode, encode
 from aegisipc.eventstore.errors import CodecError
 from aegisipc.eventstore.ids import CallId, format_call_id
 from aegisipc.eventstore.open_calls import OpenCall
+from aegisipc.eventstore.pool_naming import said_in
 from aegisipc.sdk.core.cancelling import CANCELLED_CODE
 from aegisipc.sdk.core.dead_letters import Reason, dead_letter_body
 from aegisipc.sdk.core.keyed import CONFLICT_CODE
@@ -30,14 +31,6 @@ class About(NamedTuple):
     def details(self) -> dict[str, Any]:
         """Return it as details of an error: nothing for what is not there."""
         return {name: seq for name, seq in self._asdict().items() if seq}
-
-
-class Scheduled(NamedTuple):
-    """Attempt number ``attempt`` failed; the next one is due at ``due_ns``."""
-
-    attempt: int
-    due_ns: int
-    claimed_seq: int
 
 
 # -- writing ----------------------------------------------------------------------------------------------
@@ -121,42 +114,9 @@ def conflict_body(key: str, first: CallId) -> bytes:
 # -- reading ----------------------------------------------------------------------------------------------
 
 
-def number_in(body: bytes | None) -> int:
-    """Return the number of an attempt, 0 if there is none."""
-    return _int(_said(body))
-
-
-def claim_in(body: bytes | None) -> int:
-    """Return the claim that a word names, 0 if it names none."""
-    return _named(body, lambda said: said["details"]["claimed_seq"])
-
-
-def dead_letter_in(body: bytes | None) -> int:
-    """Return the dead letter that an outcome names as what the call came back from."""
-    return _named(body, lambda said: said["details"]["dead_seq"])
-
-
-def doubt_in(body: bytes | None) -> int:
-    """Return the doubt, or the dead letter, that a resolution names."""
-    return _named(body, lambda said: said["doubt_seq"])
-
-
-def requeued_from(body: bytes | None) -> int:
-    """Return the dead letter that a ``REQUEUED`` fact names."""
-    return _named(body, lambda said: said["dead_seq"])
-
-
-def scheduled_in(body: bytes | None) -> Scheduled | None:
-    """Read the body of a ``RETRY_SCHEDULED`` fact; ``None`` if it cannot be read."""
-    said = _said(body)
-    if not isinstance(said, dict):
-        return None
-    return Scheduled(*(_int(said.get(name)) for name in Scheduled._fields))
-
-
 def started_in(body: bytes | None) -> bool:
     """Tell whether a cancelled call may have started."""
-    said = _said(body)
+    said = said_in(body)
     try:
         return said["details"]["started"] is not False
     except (LookupError, TypeError):
@@ -169,22 +129,3 @@ def requeue_in(body: bytes) -> Requeued | None:
         return Requeued.model_validate(decode(body))
     except (CodecError, ValidationError):
         return None
-
-
-def _said(body: bytes | None) -> Any:
-    try:
-        return decode(body or b"")
-    except CodecError:
-        return None
-
-
-def _named(body: bytes | None, named_in: Callable[[Any], Any]) -> int:
-    """Return the sequence that a body names, 0 if it names none."""
-    try:
-        return _int(named_in(_said(body)))
-    except (LookupError, TypeError):
-        return 0
-
-
-def _int(value: Any) -> int:
-    return value if type(value) is int else 0

@@ -59,6 +59,7 @@ _PULL_NOW: Final = json.dumps({"batch": 1, "no_wait": True}).encode()
 _API_TIMEOUT_S: Final = 2.0
 _RETRY_S: Final = 0.1
 _LONGEST_RETRY_S: Final = 2.0
+_BEHIND_S: Final = 0.005
 _MAX_CHECKED: Final = 32
 """Frames to ask for at once while frames are being checked: reading the log costs the same for one as for
 many.
@@ -334,7 +335,8 @@ class PoolConsumer:
         self, wanted: set[CallId], seq: int, dead: Mapping[CallId, int] | None = None
     ) -> dict[CallId, Known]:
         """Read what the log says of calls whose frames stand at `seq` or later. `dead`: calls that came back
-        from there, and are known to have been dead letters at that place.
+        from there, and are known to have been dead letters at that place. Returns when the worker has
+        followed as far as was read: what is known must not be ahead of what is still to be folded.
 
         Raises:
             AegisError: the log cannot be read now.
@@ -345,6 +347,8 @@ class PoolConsumer:
             start = await self._first_word(dead, seq) if dead else seq
             async for record in self._site.log.read(self._conclusions, start=From(start + 1)):
                 look_up.read(record, self._site.subjects.parse(record.subject).who)
+            while self._worker.keys.position < look_up.read_to:  # noqa: ASYNC110 - a few milliseconds, rarely
+                await asyncio.sleep(_BEHIND_S)
         finally:
             known = facts.finish(look_up)
         return known
