@@ -27,7 +27,7 @@ from bench.rounds import Round, run_round
 from bench.stage import AEGIS, child
 
 _ROUNDS: Final = 20
-_REUSED: Final = 1000
+_REUSED: Final = 200
 """Keys, of every age, that are used a second time."""
 
 

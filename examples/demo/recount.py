@@ -55,6 +55,12 @@ class Traced:
     """How the latest doubt ended: ``EXECUTED`` or ``NOT_EXECUTED``."""
     mark: Mark | None = None
     body: bytes | None = None
+    claim_seq: int = 0
+    """Where the claim stands under which it runs, 0 for none."""
+    letter_seq: int = 0
+    """Where the latest word stands that it is given up."""
+    dead_seq: int = 0
+    """The dead letter from which it came back, 0 for none."""
 
 
 @dataclass
@@ -107,7 +113,8 @@ class Recount:
         for (mark, call_id), body in zip(frame.entries, frame.bodies, strict=True):
             call = self.calls.get(call_id)
             if call is not None:
-                _add_fact(call, mark, body)
+                if place.group != POOL_GROUP or _is_about_this(call, mark, body):
+                    _add_fact(call, mark, body, record.seq)
             elif mark is not Mark.CHECKED:  # that one is about no call
                 self.strays += 1
 
@@ -170,26 +177,43 @@ class Recount:
         return {call_id: call for call_id, call in self.calls.items() if call.was_doubted}
 
 
-def _add_fact(call: Traced, mark: Mark, body: bytes | None) -> None:
+def _is_about_this(call: Traced, mark: Mark, body: bytes | None) -> bool:
+    """In a pool many write. A word that comes late may be about another claim, or another dead letter."""
+    if mark not in (Mark.CANCELLED, Mark.DEAD_LETTERED, Mark.RETRY_SCHEDULED):
+        return True
+    try:
+        said = decode(body or b"")
+        if mark is Mark.RETRY_SCHEDULED:
+            return bool(said["claimed_seq"] == call.claim_seq)
+        named = said["details"].get("claimed_seq", 0), said["details"].get("dead_seq", 0)
+    except (AegisError, KeyError, TypeError, AttributeError):
+        return False
+    return named == (call.claim_seq, call.dead_seq)
+
+
+def _add_fact(call: Traced, mark: Mark, body: bytes | None, seq: int = 0) -> None:
     if mark is Mark.CLAIMED:
         call.claims += 1
+        call.claim_seq = call.claim_seq or seq
     elif mark in (Mark.EXECUTED, Mark.NOT_EXECUTED):
         call.resolved = mark
         if mark is Mark.NOT_EXECUTED:
             call.may_claim += 1
-            call.mark = None
+            call.mark, call.claim_seq = None, 0
     elif mark is Mark.RETRY_SCHEDULED:
-        call.may_claim = call.claims + 1
+        call.may_claim, call.claim_seq = call.claims + 1, 0
     elif mark is Mark.REQUEUED:
         if call.mark is Mark.DEAD_LETTERED:
             call.mark = call.body = None
             call.conclusions -= 1
             call.may_claim = call.claims + 1
+            call.claim_seq, call.dead_seq = 0, call.letter_seq
     elif mark in OUTCOMES:
         call.conclusions += mark is not Mark.IN_DOUBT
         call.was_doubted |= mark is Mark.IN_DOUBT
         if call.mark in (None, Mark.IN_DOUBT):  # otherwise the first one counts
             call.mark, call.body = mark, body
+            call.letter_seq = seq if mark is Mark.DEAD_LETTERED else call.letter_seq
 
 
 async def recount(log: Log, subjects: Subjects, start: Start = BEGINNING) -> Recount:

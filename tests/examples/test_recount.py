@@ -191,8 +191,11 @@ async def test_a_dead_letter_that_is_requeued_is_open_again_and_ends_as_it_does_
     story = Story()
     call_id = await story.call()
     await story.say(Mark.CLAIMED, call_id)
-    await story.say(Mark.DEAD_LETTERED, call_id, NO_MONEY)
-    await story.call(call_id=call_id, options=CallOptions(requeue=(3, "me")))
+    given_up = encode({"code": "dead_lettered", "message": "broke", "details": {"claimed_seq": 2}})
+    await story.say(Mark.DEAD_LETTERED, call_id, NO_MONEY)  # names no claim: about something else
+    assert (await story.counted()).lost == [call_id]
+    await story.say(Mark.DEAD_LETTERED, call_id, given_up)
+    await story.call(call_id=call_id, options=CallOptions(requeue=(4, "me")))
     await story.say(Mark.REQUEUED, call_id)
     assert (await story.counted()).lost == [call_id]
     await story.say(Mark.CLAIMED, call_id, who="q-2")

@@ -17,6 +17,7 @@ from aegisipc.eventstore.keys import (
     key_hash,
 )
 from aegisipc.eventstore.log import Record
+from aegisipc.eventstore.memories import Outcomes
 from aegisipc.eventstore.open_calls import OpenCall
 from aegisipc.eventstore.pool_keys import PoolKeys
 from aegisipc.eventstore.subjects import CANCEL, CONCLUSIONS, DEAD, HA, KEYS
@@ -147,6 +148,7 @@ class WorkerRig:
         incarnation: str = "1",
         max_running: int = 100,
         segment_keys: int = SEGMENT_KEYS,
+        outcomes: Outcomes | None = None,
     ) -> None:
         self.log, self.name = log, name
         identity = Identity(SERVICE, POOL, name, incarnation, session_of(incarnation))
@@ -157,6 +159,7 @@ class WorkerRig:
             max_running=max_running,
             max_frame_bytes=1 << 20,
             segment_keys=segment_keys,
+            outcomes=outcomes,
         )
         self.position = 0
         self.running: list[Start] = []

@@ -82,11 +82,22 @@ async def test_an_old_call_is_read_from_its_time_to_its_outcome_and_no_further()
     assert await found.result() == 42
     assert await found.settled() == 42
     accepted_seq = 2 + 200 * 2
-    margin = 2 * seeking.SEEK_MARGIN_S
+    margin = 2 * seeking.NEAR_S
     assert all(seq == 1 or accepted_seq - margin <= seq <= accepted_seq + 1 for seq in log.seen)
-    assert (
-        len(log.seen) == seeking.SEEK_MARGIN_S + 1 + 1 + 1
-    )  # calls before, itself, the promotion, the outcome
+    assert len(log.seen) == seeking.NEAR_S + 1 + 1 + 1  # calls before, itself, the promotion, the outcome
+
+
+@pytest.mark.parametrize("off_s", [-9, 500])
+async def test_a_call_whose_client_was_wrong_about_the_time_is_found_all_the_same(off_s: int) -> None:
+    log, ids = CountingLog(), CallIds(7)
+    await promote(log, "i", 1)
+    for number in range(1, 30):
+        await log.append(NS.call("orders", "g", "c"), a_frame(number, ids.next(log.now_ns // 1_000_000)))
+        log.now_ns += 1_000_000_000
+    wanted = CallIds(8).next(log.now_ns // 1_000_000 - off_s * 1000)
+    await log.append(NS.call("orders", "g", "other"), a_frame(1, wanted))
+    found = await Seeker(log, NS).find(wanted, None, 1.0)
+    assert found.call_id == format_call_id(wanted)
 
 
 async def test_on_a_real_log_the_end_is_not_waited_for(hand: Hand, monkeypatch: pytest.MonkeyPatch) -> None:

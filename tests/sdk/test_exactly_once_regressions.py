@@ -14,7 +14,7 @@ from aegisipc.eventstore.events import CancelRequested
 from aegisipc.eventstore.frames import Mark
 from aegisipc.eventstore.histories import AcceptedCall, CallHistory
 from aegisipc.eventstore.ids import CallId, format_call_id
-from aegisipc.eventstore.keys import KeyIndex, KeyOwner, Segment, key_hash
+from aegisipc.eventstore.keys import key_hash
 from aegisipc.sdk.attached import Seeker
 from aegisipc.sdk.core.lanes import Lane, PendingCall
 from aegisipc.sdk.core.links import Links
@@ -22,7 +22,7 @@ from aegisipc.sdk.core.pen import CLAIMED_TOO_LATE
 from aegisipc.sdk.firsts import Firsts
 from aegisipc.sdk.wire import WireOutcome
 from tests.sdk.kit import GROUP, NS, SERVICE, FakeClient, ListLog, a_call, marks
-from tests.sdk.member_kit import MemberRig, active_member, ask_to_cancel, send_keyed
+from tests.sdk.member_kit import MemberRig, active_member, ask_to_cancel, send_keyed, standby_member
 from tests.support.waiting import eventually
 
 
@@ -88,6 +88,10 @@ def begun_and_in_a_segment(log: ListLog, client: FakeClient, method: str) -> tup
     return member, call
 
 
+def is_quiet(member: MemberRig) -> bool:
+    return member.core.is_quiet
+
+
 @pytest.mark.parametrize(
     ("method", "mark", "body"), [("put", Mark.EXPIRED, None), ("pay", Mark.FAILED, CLAIMED_TOO_LATE)]
 )
@@ -96,11 +100,11 @@ def test_a_call_that_waited_too_long_for_its_arguments_frees_its_key_even_if_a_s
 ) -> None:
     member, call = begun_and_in_a_segment(log, client, method)
     member.finish(call, cast("bytes", body), mark)
-    assert not member.core.is_quiet  # to yield now would leave a claim behind that nobody can judge
+    assert not is_quiet(member)  # to yield now would leave a claim behind that nobody can judge
     member.look_up()
     assert marks(member.write()) == [(Mark.RELEASED, call), (mark, call)]
     member.read()
-    assert member.core.is_quiet
+    assert is_quiet(member)
     (again,) = send_keyed(client, (a_call(method), "k"))
     member.read()
     member.look_up()
@@ -150,22 +154,34 @@ def test_a_call_that_waits_for_a_thread_does_not_hold_up_others_that_know_who_ha
     assert member.started() == [plain, threaded]
 
 
-def test_a_segment_that_arrives_once_more_long_after_brings_no_key_back() -> None:
-    """It is one of several that cover the same: what it says of a key was taken back by a later one."""
-    index, key = KeyIndex(), key_hash("k")
-    owner = KeyOwner(bytes(15) + b"1", bytes(16))
-    index.own(key, owner)
-    index.own(key_hash("z"), owner)
-    first = index.next_segment(1, 1, 10, most=1)
-    index.on_segment(11, first)
-    index.release(key, owner.call_id)
-    index.on_segment(12, Segment(1, 1, 0, 0, [(key, None)]))
-    index.on_segment(13, first)
-    assert index.segments == [11, 12]
-    last = index.next_segment(1, 1, 20)
-    for seq in (21, 22):
-        index.on_segment(seq, last)
-    assert index.segments == [11, 12, 21]
+# -- evidence -------------------------------------------------------------------------------------------
+
+
+def test_an_unwritten_refusal_is_no_evidence_of_a_run(log: ListLog, client: FakeClient) -> None:
+    """Told late, it would end the doubt about a later run: "turned away, not started" of a call that ran."""
+    member = active_member(log, max_backlog=1)
+    heir = standby_member(log)
+    calls = client.send(*[a_call("pay")] * 3)
+    member.read()
+    refused = [fact.call.call_id for fact in member.core._pen._facts if fact.mark is Mark.FAILED]
+    assert refused == [calls[2]]
+    log.promote("b", 2)
+    member.read()
+    assert member.core.take_unwritten() == []
+    heir.read()
+    heir.write_all()
+    assert set(refused) <= set(heir.started())
+
+
+def test_an_unwritten_conflict_of_keys_is_no_evidence_of_a_run(log: ListLog, client: FakeClient) -> None:
+    member = active_member(log)
+    first, other = send_keyed(client, (a_call("pay", "x"), "k"), (a_call("pay", "y"), "k"))
+    member.read()
+    assert (Mark.FAILED, other) in [(fact.mark, fact.call.call_id) for fact in member.core._pen._facts]
+    log.promote("b", 2)
+    member.read()
+    assert member.core.take_unwritten() == []
+    assert first not in member.started()
 
 
 # -- the client -----------------------------------------------------------------------------------------
@@ -205,14 +221,14 @@ async def test_who_begins_to_wait_for_a_call_while_the_search_for_it_is_given_up
     one, two = follower(1), follower(2)
     links.follow(one, first, {}, ())
     firsts.look_for(links.take_fresh())
-    await eventually(lambda: seeker.searches == 1, "no search began")
+    await eventually(lambda: seeker.searches == 1, within_s=10, what="no search began")
     links.on_end(one)
     firsts.tidy()
     await asyncio.sleep(0)
     links.follow(two, first, {}, ())
     firsts.look_for(links.take_fresh())
     seeker.may_stop.set()
-    await eventually(lambda: seeker.searches == 2, "nobody looks for it any more")
+    await eventually(lambda: seeker.searches == 2, within_s=10, what="nobody looks for it any more")
     await firsts.close()
     assert not firsts.is_busy
     assert seeker.searches == 2

@@ -214,8 +214,8 @@ def test_a_question_is_answered_from_what_the_log_says(log: ListLog, client: Fak
 def test_a_worker_forgets_results_over_the_limit_of_bytes_but_not_that_and_where_calls_are_concluded(
     log: ListLog, client: FakeClient
 ) -> None:
-    rig = worker(log)
-    rig.core.outcomes = Outcomes(max_bytes=100)
+    rig = WorkerRig(log, outcomes=Outcomes(max_bytes=100))
+    rig.read()
     seq, frame = stored_frame(log, client, a_call("get"), a_call("get"), a_call("pay"))
     rig.hand(seq, frame)
     older, newer, claimed = ids(frame)

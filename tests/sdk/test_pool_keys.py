@@ -7,7 +7,7 @@ import pytest
 from aegisipc.eventstore.codec import decode
 from aegisipc.eventstore.frames import CallFrame, CallOptions, Mark
 from aegisipc.eventstore.ids import CallId, format_call_id
-from aegisipc.eventstore.keys import KeyOwner, Segment, key_hash
+from aegisipc.eventstore.keys import SEGMENT_KEYS, KeyOwner, Segment, key_hash
 from aegisipc.eventstore.pool_keys import (
     SEGMENT_AGE_NS,
     SEGMENT_SAID,
@@ -64,8 +64,8 @@ def hand(
 # -- the index -------------------------------------------------------------------------------------------
 
 
-def index(covered: int = 0, **options: int) -> PoolKeys:
-    keys = PoolKeys(**options)
+def index(covered: int = 0, most: int = SEGMENT_KEYS) -> PoolKeys:
+    keys = PoolKeys(most=most)
     assert keys.on_segment(max(covered, 1), 0, Segment(1, 0, 0, covered, ()))
     return keys
 
@@ -390,6 +390,29 @@ def test_a_late_word_about_the_key_of_a_call_that_is_over_is_taken_back(
     assert two.owner("k") is not None
     assert marks(two.write()) == [(Mark.RELEASED, call)]
     assert two.owner("k") is None
+
+
+def test_a_late_word_about_a_key_that_is_in_a_segment_already_does_not_give_it_back(
+    log: ListLog, client: FakeClient
+) -> None:
+    one, two = opened(log), worker(log, "w2")
+    call, seq, frame = hand(one, client)
+    one.write()
+    one.write_segment()
+    two.read()
+    two.hand(seq, frame, "t2")
+    two.look_up_keys()
+    late = two.next_frame()
+    assert late is not None
+    one.finish(call)
+    one.write()
+    two.read()
+    assert marks(two.land(late)) == [(Mark.KEYED, call)]
+    two.read()
+    assert two.store() is None  # the call ran: whoever comes with its key later must not run
+    owner = two.owner("k")
+    assert owner is not None
+    assert owner.call_id == call
 
 
 def test_a_worker_that_joins_late_knows_who_has_a_key(log: ListLog, client: FakeClient) -> None:

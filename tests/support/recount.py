@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 
+from aegisipc.eventstore.codec import decode
 from aegisipc.eventstore.frames import Mark, decode_calls, decode_pen
 from aegisipc.eventstore.ids import CallId, format_call_id
+from aegisipc.eventstore.names import POOL_GROUP
 from aegisipc.eventstore.nats.connection import Connection
 from aegisipc.eventstore.nats.options import ConnectOptions
 from aegisipc.eventstore.streams import open_log
@@ -34,6 +36,9 @@ class Recount:
     void: list[tuple[CallId, Mark]] = field(default_factory=list)
     writers: dict[CallId, str] = field(default_factory=dict)
     frames: Counter[str] = field(default_factory=Counter)
+    claimed_at: dict[CallId, int] = field(default_factory=dict)
+    letters: dict[CallId, int] = field(default_factory=dict)
+    came_back: dict[CallId, int] = field(default_factory=dict)
 
     @property
     def without(self) -> list[str]:
@@ -45,7 +50,7 @@ class Recount:
         """Calls that have more than one outcome."""
         return [format_call_id(call_id) for call_id, found in self.outcomes.items() if len(found) > 1]
 
-    def note(self, call_id: CallId, mark: Mark, body: bytes | None, writer: str) -> None:
+    def note(self, call_id: CallId, mark: Mark, body: bytes | None, writer: str, seq: int = 0) -> None:
         """Take in one entry of a pen frame."""
         if mark in _BESIDE:
             return
@@ -54,6 +59,7 @@ class Recount:
             if former and former[-1][0] is Mark.DEAD_LETTERED:  # an operator lets it run again
                 del self.outcomes[call_id]
                 self.started.discard(call_id)
+                self.came_back[call_id] = self.letters[call_id]
             return
         if mark is Mark.RETRY_SCHEDULED:
             self.started.discard(call_id)  # that attempt is over
@@ -66,10 +72,25 @@ class Recount:
             self.started.discard(call_id)
         elif mark is Mark.CLAIMED:
             self.claims[call_id] += 1
+            if call_id not in self.started:
+                self.claimed_at[call_id] = seq
             self.started.add(call_id)
         else:
+            if mark is Mark.DEAD_LETTERED:
+                self.letters[call_id] = seq
             self.outcomes[call_id].append((mark, body))
             self.writers.setdefault(call_id, writer)
+
+    def is_about_something_else(self, call_id: CallId, mark: Mark, body: bytes | None) -> bool:
+        """In a pool, what ends an attempt names its claim, and the dead letter that came back."""
+        if mark not in (Mark.CANCELLED, Mark.DEAD_LETTERED, Mark.RETRY_SCHEDULED):
+            return False
+        said = decode(body or b"")
+        claim = self.claimed_at[call_id] if call_id in self.started else 0
+        if mark is Mark.RETRY_SCHEDULED:
+            return bool(said["claimed_seq"] != claim)
+        named = said["details"].get("claimed_seq", 0), said["details"].get("dead_seq", 0)
+        return named != (claim, self.came_back.get(call_id, 0))
 
     def first(self, call_id: CallId) -> tuple[Mark, bytes | None]:
         """The outcome that counts."""
@@ -112,5 +133,8 @@ async def recount(url: str, namespace: str) -> Recount:
                     found.resources[entry.call_id] = entry.resource
                 continue
             for (mark, call_id), body in zip(pen.entries, pen.bodies, strict=True):
-                found.note(call_id, mark, body, place.who)
+                if place.group == POOL_GROUP and found.is_about_something_else(call_id, mark, body):
+                    found.void.append((call_id, mark))
+                else:
+                    found.note(call_id, mark, body, place.who, record.seq)
     return found

@@ -256,6 +256,16 @@ async def test_a_result_that_nothing_refers_to_goes_a_day_later(world: World) ->
     assert world.sweeper.status()["removed_results"] == 1
 
 
+async def test_a_result_that_may_be_in_a_services_database_stays_until_its_call_is_over(world: World) -> None:
+    call = world.new_call()
+    stored, lost = await world.result(call, "i1"), await world.result(call, "i2")
+    await world.accept(call, await world.arguments(call))
+    await world.sweep(3 * DAY_S)
+    await world.say(call, Mark.SUCCEEDED, encode_reference(stored))
+    await world.sweep(9 * DAY_S)
+    assert [await world.is_there(result) for result in (stored, lost)] == [True, False]
+
+
 # -- pieces and strangers -------------------------------------------------------------------------------
 
 

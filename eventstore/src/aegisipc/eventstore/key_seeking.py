@@ -112,8 +112,8 @@ class KeyFold(_Search):
 
     def _read_segment(self, record: Record, place: Place) -> None:
         segment = decode_segment(record.payload)
-        if not self._counts(place, segment.epoch):
-            return
+        if not self._counts(place, segment.epoch) or segment.covers < self.covered:
+            return  # as in :class:`~aegisipc.eventstore.keys.KeyIndex`
         is_there, owner = find_in(segment, self._hash)
         if is_there:
             self._owner = owner

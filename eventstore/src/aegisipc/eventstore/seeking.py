@@ -1,7 +1,8 @@
 """Finding a call in the log by the time in its id, and reading its history from there.
 
 What this costs does not depend on how long the log is. Finding the call reads the call frames of all groups
-from ten seconds before the time in its id up to it; what became of it is in its group's conclusions, from the
+around the time in its id: a second before and after it, and only if the call is not there (its client's idea
+of the server's clock was wrong, or it took long to be accepted) from ten seconds before it on. What became of it is in its group's conclusions, from the
 call to its outcome. Before that the promotions of the group are read, which are few.
 """
 
@@ -25,6 +26,10 @@ MAX_ACCEPT_DELAY_S: Final = 600
 """How much later than the time in its id a call may have been accepted and still be found by its id."""
 
 
+NEAR_S: Final = 1
+"""How far from the time in its id nearly every call is found."""
+
+
 async def find_call(log: Log, subjects: Subjects, call_id: CallId) -> AcceptedCall:
     """Find an accepted call: reads the call frames of all groups around the time in its id, header by header.
 
@@ -32,9 +37,21 @@ async def find_call(log: Log, subjects: Subjects, call_id: CallId) -> AcceptedCa
         UnknownCall: the log does not have it. Field ``why``: what is known about that.
         AegisError: the log cannot be read now.
     """
+    for before_s, after_s in ((NEAR_S, NEAR_S), (SEEK_MARGIN_S, MAX_ACCEPT_DELAY_S)):
+        found = await _find_around(log, subjects, call_id, before_s, after_s)
+        if found is not None:
+            return found
+    shown = format_call_id(call_id)
+    why = await _why_unknown(log, subjects, time_of(call_id) * 1_000_000)
+    raise UnknownCall(f"cannot find call {shown}: {why}", call_id=shown, why=why)
+
+
+async def _find_around(
+    log: Log, subjects: Subjects, call_id: CallId, before_s: int, after_s: int
+) -> AcceptedCall | None:
     born_ns = time_of(call_id) * 1_000_000
-    start = Start(time_ns=max(0, born_ns - SEEK_MARGIN_S * 1_000_000_000))
-    give_up_ns = born_ns + MAX_ACCEPT_DELAY_S * 1_000_000_000
+    start = Start(time_ns=max(0, born_ns - before_s * 1_000_000_000))
+    give_up_ns = born_ns + after_s * 1_000_000_000
     sessions = Sessions()
     async for record in log.read([subjects.of_kind("*", "*", CALL)], start=start):
         if record.timestamp_ns > give_up_ns:
@@ -42,9 +59,7 @@ async def find_call(log: Log, subjects: Subjects, call_id: CallId) -> AcceptedCa
         found = accepted_in(record, subjects, sessions, call_id)
         if found is not None:
             return found
-    shown = format_call_id(call_id)
-    why = await _why_unknown(log, subjects, born_ns)
-    raise UnknownCall(f"cannot find call {shown}: {why}", call_id=shown, why=why)
+    return None
 
 
 async def _why_unknown(log: Log, subjects: Subjects, born_ns: int) -> str:

@@ -70,12 +70,13 @@ class PoolWorker:
         max_frame_bytes: int,
         segment_keys: int = SEGMENT_KEYS,
         spill: Spill | None = None,
+        outcomes: Outcomes | None = None,
     ) -> None:
         self.identity = identity
         self.standing = Standing(identity, subjects)
         self.frames = Deliveries()
         self.facts = PoolFacts(lambda call_id: self.frames.holds(call_id) or call_id in self._resolving)
-        self.outcomes = Outcomes()
+        self.outcomes = outcomes or Outcomes()
         self._subjects = subjects
         self._pen = Pen(identity, max_frame_bytes)
         self.keys = PoolKeys(max_frame_bytes, segment_keys, spill)
@@ -159,10 +160,11 @@ class PoolWorker:
             self.standing.apply(record, place)
             self._hand.mind_orphans()
         elif kind == KEYS:
-            self._key_words.on_segment(self._hand, record)
+            self._key_words.on_segment(record)
         elif kind == CANCEL:
             self.on_cancel(record)
         self.keys.position = record.seq
+        self._key_words.go_on(self._hand)
         if self.standing.is_draining:
             self._hand.give_back_later()
         elif not self.standing.keeps_frames:
@@ -173,7 +175,7 @@ class PoolWorker:
         """Take in a record from before the place where following begins, for what it says of keys."""
         place = self._subjects.parse(record.subject)
         if place.kind == KEYS:
-            self._key_words.on_segment(self._hand, record)
+            self._key_words.on_segment(record)
             return
         frame = self._folding.read(record)
         if frame is not None and self.facts.is_new(record, place.who, frame):

@@ -5,7 +5,6 @@ what is to be begun next.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Final
 
 from aegisipc.eventstore.events import Effect
 from aegisipc.eventstore.frames import Mark
@@ -18,12 +17,10 @@ from aegisipc.sdk.core.pool_endings import Endings
 from aegisipc.sdk.core.pool_facts import NOTHING, Known, PoolFacts
 from aegisipc.sdk.core.pool_frames import Deliveries
 from aegisipc.sdk.core.pool_keying import Keying
-from aegisipc.sdk.core.pool_later import Later
+from aegisipc.sdk.core.pool_later import NEVER_NS, Later
 from aegisipc.sdk.core.pool_lines import Lines
 from aegisipc.sdk.core.pool_standing import Standing
 from aegisipc.sdk.core.pool_words import attempt_body, doubt_body
-
-NEVER_NS: Final = 1 << 62
 
 
 class Hand:

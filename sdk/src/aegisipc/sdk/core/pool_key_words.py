@@ -33,6 +33,8 @@ class KeyWords:
         self._identity, self._facts, self.keys, self._outcome_of = identity, facts, keys, outcome_of
         self.keying = Keying(keys, pen, self._had_no_effect)
         self.anomalies: Counter[str] = Counter()
+        self._again: list[bytes | None] = []
+        """For which keys (``None``: any) calls wait of which something is to be said again."""
 
     def apply(
         self, hand: Hand, mark: Mark, call_id: CallId, body: bytes | None, seq: int, by: tuple[str, int]
@@ -42,7 +44,7 @@ class KeyWords:
         if mark is Mark.RELEASED:
             key = self.keys.on_released(call_id, body, seq)
             if key is not None:
-                hand.refused(keying.go_on(key))
+                self._again.append(key)
             return
         mine = by == (self._identity.instance, self._identity.session)
         before = self.keys.on_keyed(call_id, body, seq, *by)
@@ -50,9 +52,16 @@ class KeyWords:
         if keying.on_keyed(call_id, before, mine=mine, is_held=is_held):
             hand.keyed(call_id)
         elif mine and before is None:
-            hand.refused(keying.go_on())
+            self._again.append(None)
         elif mine and not is_held and before is not None:
             self._keyed_late(call_id, body, before)
+
+    def go_on(self, hand: Hand) -> None:
+        """A record is folded whole: say what is to be said again, by all that was read."""
+        if self._again:
+            again, self._again = self._again, []
+            for key in again:
+                hand.refused(self.keying.go_on(key))
 
     def _keyed_late(self, call_id: CallId, body: bytes | None, before: Said) -> None:
         """The own word that a key is a call's counts, but the call is not in hand any more."""
@@ -71,7 +80,7 @@ class KeyWords:
             elif mark is Mark.RELEASED:
                 self.keys.on_released(call_id, body, record.seq)
 
-    def on_segment(self, hand: Hand, record: Record) -> None:
+    def on_segment(self, record: Record) -> None:
         """Take in a segment."""
         try:
             segment = decode_segment(record.payload)
@@ -79,7 +88,7 @@ class KeyWords:
             self.anomalies["malformed"] += 1
             return
         if self.keys.on_segment(record.seq, record.timestamp_ns, segment):
-            hand.refused(self.keying.go_on())
+            self._again.append(None)
 
     def on_found(self, hand: Hand, lookup: Lookup, owner: KeyOwner | None) -> None:
         """Segments were read: that call has the key, or none."""

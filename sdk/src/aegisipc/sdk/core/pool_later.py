@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from heapq import heappop, heappush
+from typing import Final
 
 from aegisipc.eventstore.ids import CallId
 from aegisipc.eventstore.open_calls import OpenCall
+
+NEVER_NS: Final = 1 << 62
+"""No deadline is later."""
 
 
 class Later:

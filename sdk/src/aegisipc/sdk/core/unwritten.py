@@ -18,11 +18,14 @@ from aegisipc.eventstore.events import Effect
 from aegisipc.eventstore.frames import Mark
 from aegisipc.eventstore.ids import CallId
 from aegisipc.sdk.core.dead_letters import error_in, last_error_in
+from aegisipc.sdk.core.holding import OVERLOADED_CODE
+from aegisipc.sdk.core.keyed import CONFLICT_CODE
 from aegisipc.sdk.core.pen import Fact
 
 _ENDS: Final = frozenset(
     {Mark.SUCCEEDED, Mark.FAILED, Mark.RETRY_SCHEDULED, Mark.DEAD_LETTERED, Mark.CANCELLED}
 )
+_REFUSALS: Final = frozenset({OVERLOADED_CODE, CONFLICT_CODE})
 
 
 class Unwritten(NamedTuple):
@@ -47,10 +50,20 @@ def unwritten(lost: Iterable[Fact], effects: Mapping[str, Effect]) -> list[Unwri
             continue
         if mark is Mark.EXECUTED:
             told_by_others.add(call.call_id)
-        elif mark in _ENDS and effects.get(call.method) is Effect.ONCE and call.call_id not in told_by_others:
+        elif (
+            mark in _ENDS
+            and effects.get(call.method) is Effect.ONCE
+            and call.call_id not in told_by_others
+            and not _was_refused(mark, call, body)
+        ):
             found.append(Unwritten(call, *as_evidence(mark, body), tuple(emitted)))
         emitted.clear()
     return found
+
+
+def _was_refused(mark: Mark, call: OpenCall, body: bytes | None) -> bool:
+    """It did not run here. Should it run later, a word about this must not be taken for one about that."""
+    return mark is Mark.FAILED and call.claimed_by is None and error_in(body).code in _REFUSALS
 
 
 def as_evidence(mark: Mark, body: bytes | None) -> tuple[Mark, bytes | None]:
