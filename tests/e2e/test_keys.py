@@ -141,6 +141,15 @@ async def test_keys_are_found_in_segments_by_the_holder_by_an_heir_and_by_one_th
     assert (told["ok"], told["call_id"]) == (True, firsts[0])
 
 
+async def test_there_is_an_end_to_how_many_keys_are_looked_for_at_once(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shop = Shop([])
+    await place.serve(shop.service, "x")
+    monkeypatch.setattr("aegisipc.sdk.hosts.resolving.MAX_WAITING", 0)
+    assert (await find_key(place, "k"))["error"]["code"] == "overloaded"
+
+
 async def test_the_holder_tells_which_call_has_a_key(place: Place) -> None:
     shop = Shop([])
     await place.serve(shop.service, "x")

@@ -219,9 +219,10 @@ async def test_an_attempt_that_failed_may_be_followed_by_another_claim_and_no_mo
     story = Story()
     call_id = await story.call()
     await story.say(Mark.CLAIMED, call_id)
-    await story.say(Mark.RETRY_SCHEDULED, call_id)
+    await story.say(Mark.RETRY_SCHEDULED, call_id, encode({"attempt": 1, "claimed_seq": 2}))
     await story.say(Mark.CLAIMED, call_id)
     assert (await story.counted()).started_twice == []
+    await story.say(Mark.RETRY_SCHEDULED, call_id, encode({"attempt": 1, "claimed_seq": 2}))  # too late
     await story.say(Mark.CLAIMED, call_id, who="q-2")
     assert (await story.counted()).started_twice == [call_id]
 

@@ -28,6 +28,7 @@ from aegisipc.eventstore.names import POOL_GROUP
 from aegisipc.eventstore.nats.connection import Connection
 from aegisipc.eventstore.nats.message import Message
 from aegisipc.eventstore.nats.options import ConnectOptions
+from aegisipc.eventstore.pool_keys import keyed_body as pool_keyed_body
 from aegisipc.eventstore.streams import LogOptions, create_log
 from aegisipc.eventstore.subjects import CALL, subjects_of
 from aegisipc.sdk import Client, connect
@@ -164,7 +165,10 @@ class Hand:
         assert entry.options is not None
         assert entry.options.key is not None
         digest = payload_digest(entry.method, entry.resource, body)
-        return Mark.KEYED, call_id, keyed_body(key_hash(entry.options.key), digest)
+        key = key_hash(entry.options.key)
+        if self.group == POOL_GROUP:  # its words say how far their writer had read
+            return Mark.KEYED, call_id, pool_keyed_body(key, digest, checked_to=1 << 40)
+        return Mark.KEYED, call_id, keyed_body(key, digest)
 
 
 @asynccontextmanager

@@ -13,7 +13,7 @@ from aegisipc.eventstore.codec import encode
 from aegisipc.eventstore.errors import MalformedPayload
 from aegisipc.eventstore.frames import Mark
 from aegisipc.eventstore.ids import CallIds, format_call_id
-from aegisipc.eventstore.keys import KeyIndex, KeyOwner, encode_segment, key_hash
+from aegisipc.eventstore.keys import KeyIndex, KeyOwner, Segment, encode_segment, key_hash
 from aegisipc.eventstore.log import BEGINNING, Record, Start
 from aegisipc.eventstore.memory import MemoryLog
 from aegisipc.eventstore.subjects import subjects_of
@@ -338,6 +338,9 @@ async def test_a_pools_keys_are_found_too(shared_server: EmbeddedServer) -> None
         await one.submit("orders.put", 1, idempotency_key="k")
         await one.submit("orders.put", 1, idempotency_key="k")
         first, second = await hand.accepted(2)
+        covers = (await hand.log.bounds()).last_seq
+        opening = encode_segment(Segment(1, 0, 0, covers, []))
+        await hand.log.append(hand.subjects.keys(SERVICE, "_pool", "i"), opening)
         await hand.write(hand.keyed(second))
         await hand.write(hand.keyed(first))
         found = await other.attach(idempotency_key="k", service=SERVICE)

@@ -2,8 +2,9 @@
 
 What this costs does not depend on how long the log is. Finding the call reads the call frames of all groups
 around the time in its id: a second before and after it, and only if the call is not there (its client's idea
-of the server's clock was wrong, or it took long to be accepted) from ten seconds before it on. What became of it is in its group's conclusions, from the
-call to its outcome. Before that the promotions of the group are read, which are few.
+of the server's clock was wrong, or it took long to be accepted) from ten seconds before it on. What became of
+it is in its group's conclusions, from the call to its outcome. Before that the promotions of the group are
+read, which are few.
 """
 
 from __future__ import annotations

@@ -74,6 +74,7 @@ class PoolOperators:
         self._pump, self._spawn = pump, spawn
         self._waiting: dict[CallId, tuple[str, Command]] = {}
         """Who waits for the word about a call, and what is wanted."""
+        self._seeking = 0
         self._requeued: OrderedDict[tuple[CallId, int], int] = OrderedDict()
         """Dead letters that were stored again, and where."""
         self._frames = 0
@@ -91,6 +92,9 @@ class PoolOperators:
                     group=self._identity.group,
                 )
             if isinstance(command, FindKey):
+                if self._seeking >= MAX_WAITING:
+                    raise Busy(f"cannot look for more than {MAX_WAITING} keys at once; try again")
+                self._seeking += 1
                 self._spawn(self._find_key(command.key, message.reply))
                 return
             if command.raw_call_id in self._waiting:
@@ -271,6 +275,8 @@ class PoolOperators:
         except AegisError as error:
             self._answer(reply, answer_error(error))
             return
+        finally:
+            self._seeking -= 1
         call_id = owner.call_id if owner is not None else self._worker.keying.first_waiting(hashed)
         if call_id is None:
             self._answer(reply, answer_ok(call_id=None))

@@ -161,6 +161,7 @@ class Commands:
         self._wake = wake
         self._resolving: dict[CallId, str] = {}
         self._checking: dict[bytes, list[str]] = {}
+        self._seeking = 0
 
     def on_tell(self, message: Message) -> None:
         """Take a command. A member that does not hold the pen keeps silent: it is the holder's to answer."""
@@ -192,6 +193,9 @@ class Commands:
             self._letters.obey(command, reply)
             return
         if isinstance(command, FindKey):
+            if self._seeking >= MAX_WAITING:
+                raise Busy(f"cannot look for more than {MAX_WAITING} keys at once; try again")
+            self._seeking += 1
             self._spawn(self._find_key(command.key, reply))
             return
         if sum(map(len, self._checking.values())) >= MAX_WAITING:
@@ -213,6 +217,8 @@ class Commands:
         except AegisError as error:
             self._post(reply, answer_error(error))
             return
+        finally:
+            self._seeking -= 1
         # One that came with the key and has not had its turn yet will have it, if nobody has.
         waits = next((call.call_id for call in calls.open.values() if call.key == key), None)
         call_id = owner.call_id if owner is not None else waits
