@@ -40,6 +40,7 @@ def _as_somebody() -> list[str]:
         "--clear-groups",
         f"--inh-caps={capability}",
         f"--ambient-caps={capability}",
+        "--securebits=+no_setuid_fixup",  # else access() would ask as if it could not
     ]
 
 

@@ -140,19 +140,23 @@ class AsyncBlock:
         self._run = run
         self._session = session
         self._work = work
-        self._connecting: asyncio.Task[None] | None = None
+        self._beginning: asyncio.Task[Any] | None = None
         self._is_concluding = False
 
     async def __aenter__(self) -> AsyncSession:
         self._run.check_no_transaction()
         self._run.transaction = self
         # Connecting must not be interrupted: drivers lose hold of a connection that is half made.
-        self._connecting = _kept(greenlet_spawn(self._work.connect))
-        await asyncio.shield(self._connecting)
-        outcome = await greenlet_spawn(self._work.begin)
+        await self._uninterrupted(greenlet_spawn(self._work.connect))
+        begin = greenlet_spawn(self._work.begin)
+        outcome = await (begin if self._work.may_be_interrupted else self._uninterrupted(begin))
         if outcome is not None:
             raise _found(self._run, outcome)
         return self._session
+
+    async def _uninterrupted[T](self, work: Coroutine[Any, Any, T]) -> T:
+        self._beginning = task = _kept(work)
+        return await asyncio.shield(task)
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -175,8 +179,9 @@ class AsyncBlock:
             await asyncio.shield(_kept(self._discard()))
 
     async def _discard(self) -> None:
-        if self._connecting is not None:
-            await asyncio.wait([self._connecting])
+        self._work.abandon()
+        if self._beginning is not None:
+            await asyncio.wait([self._beginning])
         await greenlet_spawn(self._work.discard)
 
 

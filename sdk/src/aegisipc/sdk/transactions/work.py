@@ -41,11 +41,27 @@ class Work:
         self._engine = engine
         self._database = database_of(engine)
         self._session = session
-        self._effect = effect
+        self._effect = effect._replace(remaining_s=self._remaining_s)
+        self._patience_s = effect.remaining_s
+        self._is_abandoned = False
         self._target = target
         self._guard = Guard(target)
         self._connection: Connection | None = None
         self._before: tuple[Any, Any] = (session.bind, session.join_transaction_mode)
+
+    @property
+    def may_be_interrupted(self) -> bool:
+        """Whether a wait for the database can be cut short. SQLite's is in a thread that goes on: cut short,
+        it could take the lock all the same, with nobody there to give it back.
+        """
+        return self._engine.dialect.name != "sqlite"
+
+    def abandon(self) -> None:
+        """Nobody wants it any more: what waits for the database is to give up."""
+        self._is_abandoned = True
+
+    def _remaining_s(self) -> float:
+        return 0.0 if self._is_abandoned else self._patience_s()
 
     # -- the block --------------------------------------------------------------------------------------
 
