@@ -162,7 +162,8 @@ class AsyncBlock:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if error is None:
-            await greenlet_spawn(self._work.leave, None)
+            leave = greenlet_spawn(self._work.leave, None)
+            await (leave if self._work.may_be_interrupted else self._uninterrupted(leave))
         else:
             await asyncio.shield(_kept(greenlet_spawn(self._work.leave, error)))
 

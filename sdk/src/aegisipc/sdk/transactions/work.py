@@ -51,8 +51,8 @@ class Work:
 
     @property
     def may_be_interrupted(self) -> bool:
-        """Whether a wait for the database can be cut short. SQLite's is in a thread that goes on: cut short,
-        it could take the lock all the same, with nobody there to give it back.
+        """Whether what is done at the database can be cut short. SQLite's is in a thread that goes on: cut
+        short, it could take or keep the lock all the same, with nobody there to give it back.
         """
         return self._engine.dialect.name != "sqlite"
 
