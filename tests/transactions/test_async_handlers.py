@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 
 import pytest
 from sqlalchemy import select
@@ -231,6 +232,8 @@ async def test_a_stop_amid_the_commit_leaves_an_outcome_that_the_next_run_finds(
             task.cancel()
             await asyncio.wait([task])
             own.close()
+            del task
+            gc.collect()  # cut short amid a statement, a connection to SQLite keeps its lock until then
             done = await execute(service, "add", "a", 1, number=steps, instance="b")
             assert value(done) == steps
     assert place.counts() == (59, 59)
