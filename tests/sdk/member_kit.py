@@ -27,7 +27,7 @@ from aegisipc.eventstore.log import Record
 from aegisipc.eventstore.subjects import DEAD, HA, KEYS, PEN, STATE
 from aegisipc.eventstore.topology import Topology
 from aegisipc.sdk.core.holding import Rules
-from aegisipc.sdk.core.keyed import Lookup
+from aegisipc.sdk.core.key_lookups import Lookup
 from aegisipc.sdk.core.member import GroupMember
 from aegisipc.sdk.core.pen import Identity, Start, Written
 from aegisipc.sdk.retry import Retry

@@ -21,7 +21,7 @@ from aegisipc.eventstore.memories import Outcomes
 from aegisipc.eventstore.open_calls import OpenCall
 from aegisipc.eventstore.pool_keys import PoolKeys
 from aegisipc.eventstore.subjects import CANCEL, CONCLUSIONS, DEAD, HA, KEYS
-from aegisipc.sdk.core.keyed import Lookup
+from aegisipc.sdk.core.key_lookups import Lookup
 from aegisipc.sdk.core.pen import Identity, Start, Written
 from aegisipc.sdk.core.pool import PoolWorker, Resolved
 from aegisipc.sdk.core.pool_cancels import ToCancel
@@ -298,3 +298,18 @@ class WorkerRig:
     def started(self) -> list[CallId]:
         """Ids of the calls that run now."""
         return [start.call.call_id for start in self.running]
+
+
+def pool_log(*names: str) -> ListLog:
+    """A log in which these workers have joined the pool."""
+    log = ListLog()
+    for name in names:
+        log.join(name, group=POOL)
+    return log
+
+
+def worker(log: ListLog, name: str = "w1", max_running: int = 100, incarnation: str = "1") -> WorkerRig:
+    """A worker that has read the log."""
+    rig = WorkerRig(log, name, max_running=max_running, incarnation=incarnation)
+    rig.read()
+    return rig

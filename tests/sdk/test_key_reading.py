@@ -12,7 +12,7 @@ import pytest
 from aegisipc.eventstore.errors import NotConnected
 from aegisipc.eventstore.keys import Elsewhere, KeyIndex, KeyOwner, Segment, encode_segment, key_hash
 from aegisipc.eventstore.log import Record
-from aegisipc.sdk.core.keyed import Lookup
+from aegisipc.sdk.core.key_lookups import Lookup
 from aegisipc.sdk.hosts import key_reading
 from aegisipc.sdk.hosts.base import Site
 from aegisipc.sdk.hosts.key_reading import MAX_SEGMENTS_KEPT, KeyReader, spill

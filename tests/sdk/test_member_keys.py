@@ -6,13 +6,12 @@ import pytest
 
 from aegisipc.eventstore.codec import decode
 from aegisipc.eventstore.frames import Mark
-from aegisipc.eventstore.ids import CallId, format_call_id
+from aegisipc.eventstore.ids import format_call_id
 from aegisipc.eventstore.keys import KeyOwner, key_hash, keyed_body, payload_digest
-from aegisipc.eventstore.log import Record
 from aegisipc.eventstore.references import Reference, encode_reference
-from aegisipc.sdk.core.member import GroupMember
 from aegisipc.sdk.core.pen import CLAIMED_TOO_LATE
 from tests.sdk.kit import FakeClient, ListLog, a_call, marks
+from tests.sdk.member_key_kit import owner_of, told
 from tests.sdk.member_kit import (
     MemberRig,
     active_member,
@@ -30,24 +29,6 @@ def log() -> ListLog:
 @pytest.fixture
 def client(log: ListLog) -> FakeClient:
     return FakeClient(log)
-
-
-def segments_in(log: ListLog) -> list[Record]:
-    return [record for record in log.records if ".keys." in record.subject]
-
-
-def owner_of(core: GroupMember, key: str) -> object:
-    assert core.calls.keys is not None
-    return core.calls.keys.find(key_hash(key))
-
-
-def told(member: MemberRig, call: CallId) -> tuple[int, bytes | None]:
-    return next((mark, body) for _, (call_id, mark, body) in member.replies if call_id == call)
-
-
-def finish_all(member: MemberRig) -> None:
-    member.run_everything()
-    member.write_all()
 
 
 # -- granting ------------------------------------------------------------------------------------------

@@ -21,26 +21,17 @@ from tests.sdk.kit import (
     pen_frame,
     stored_frame,
 )
-from tests.sdk.pool_kit import WorkerRig, pool_client
+from tests.sdk.pool_kit import WorkerRig, pool_client, pool_log, worker
 
 
 @pytest.fixture
 def log() -> ListLog:
-    log = ListLog()
-    for name in ("w1", "w2"):
-        log.join(name, group=POOL)
-    return log
+    return pool_log("w1", "w2")
 
 
 @pytest.fixture
 def client(log: ListLog) -> FakeClient:
     return pool_client(log)
-
-
-def worker(log: ListLog, name: str = "w1", max_running: int = 100) -> WorkerRig:
-    rig = WorkerRig(log, name, max_running=max_running)
-    rig.read()
-    return rig
 
 
 # -- one worker ----------------------------------------------------------------------------------------

@@ -23,28 +23,21 @@ from tests.sdk.pool_kit import (
     WorkerRig,
     cancel,
     pool_client,
+    pool_log,
     requeue_frame,
     stored_with,
+    worker,
 )
 
 
 @pytest.fixture
 def log() -> ListLog:
-    log = ListLog()
-    for name in ("w1", "w2", "w3"):
-        log.join(name, group=POOL)
-    return log
+    return pool_log("w1", "w2", "w3")
 
 
 @pytest.fixture
 def client(log: ListLog) -> FakeClient:
     return pool_client(log)
-
-
-def worker(log: ListLog, name: str = "w1", max_running: int = 100) -> WorkerRig:
-    rig = WorkerRig(log, name, max_running=max_running)
-    rig.read()
-    return rig
 
 
 def begun(

@@ -27,26 +27,17 @@ from tests.sdk.kit import (
     pen_frame,
     stored_frame,
 )
-from tests.sdk.pool_kit import WorkerRig, pause, pool_client, resume
+from tests.sdk.pool_kit import WorkerRig, pause, pool_client, pool_log, resume, worker
 
 
 @pytest.fixture
 def log() -> ListLog:
-    log = ListLog()
-    for name in ("w1", "w2", "w3"):
-        log.join(name, group=POOL)
-    return log
+    return pool_log("w1", "w2", "w3")
 
 
 @pytest.fixture
 def client(log: ListLog) -> FakeClient:
     return pool_client(log)
-
-
-def worker(log: ListLog, name: str = "w1", max_running: int = 100, incarnation: str = "1") -> WorkerRig:
-    rig = WorkerRig(log, name, max_running=max_running, incarnation=incarnation)
-    rig.read()
-    return rig
 
 
 def body_of(frame: PenFrame | None, mark: Mark) -> Any:

@@ -17,8 +17,8 @@ from aegisipc.eventstore.pool_keys import (
     released_body,
     released_in,
 )
-from tests.sdk.kit import POOL, FakeClient, ListLog, a_call, ids, marks, ms
-from tests.sdk.pool_kit import WorkerRig, cancel, pool_client, stored_with
+from tests.sdk.kit import FakeClient, ListLog, a_call, ids, marks, ms
+from tests.sdk.pool_kit import WorkerRig, cancel, pool_client, pool_log, stored_with, worker
 
 A, B = b"a" * 16, b"b" * 16
 KEY, OTHER = key_hash("k"), key_hash("o")
@@ -28,21 +28,12 @@ WITH_KEY = CallOptions("k")
 
 @pytest.fixture
 def log() -> ListLog:
-    log = ListLog()
-    for name in ("w1", "w2", "w3"):
-        log.join(name, group=POOL)
-    return log
+    return pool_log("w1", "w2", "w3")
 
 
 @pytest.fixture
 def client(log: ListLog) -> FakeClient:
     return pool_client(log)
-
-
-def worker(log: ListLog, name: str = "w1", max_running: int = 100) -> WorkerRig:
-    rig = WorkerRig(log, name, max_running=max_running)
-    rig.read()
-    return rig
 
 
 def opened(log: ListLog, name: str = "w1", max_running: int = 100) -> WorkerRig:

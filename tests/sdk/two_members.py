@@ -14,7 +14,7 @@ from aegisipc.eventstore.log import Record
 from aegisipc.eventstore.open_calls import OpenCall
 from aegisipc.eventstore.subjects import STATE
 from aegisipc.eventstore.topology import Topology
-from aegisipc.sdk.core.keyed import Lookup
+from aegisipc.sdk.core.key_lookups import Lookup
 from aegisipc.sdk.core.pen import Start, Written
 from aegisipc.sdk.retry import Retry
 from tests.sdk.judge import Judge

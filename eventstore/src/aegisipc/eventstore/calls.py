@@ -211,7 +211,7 @@ class GroupCalls:
             call = open_calls.get(call_id)
             event = EVENT_OF.get(mark)
             if event is None:
-                self._note(mark, call_id, body, state)
+                self._note(mark, call_id, call, body, state)
                 continue
             if call is None:
                 call = self._reopened(mark, call_id, body, record)
@@ -252,9 +252,15 @@ class GroupCalls:
             retrying=retrying or (),
         )
 
-    def _note(self, mark: Mark, call_id: CallId, body: bytes | None, state: list[tuple[Mark, bytes]]) -> None:
+    def _note(
+        self,
+        mark: Mark,
+        call_id: CallId,
+        call: OpenCall | None,
+        body: bytes | None,
+        state: list[tuple[Mark, bytes]],
+    ) -> None:
         """Take in what moves no call."""
-        call = self.open.get(call_id)
         if mark is not Mark.CHECKED and call is None:
             self.anomalies["late"] += 1
         elif mark is Mark.ATTEMPTED and call is not None:

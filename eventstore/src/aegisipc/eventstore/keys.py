@@ -131,7 +131,7 @@ def _entry(blob: bytes, at: int) -> tuple[bytes, KeyOwner | None]:
 
 def find_in(segment: Segment, key: bytes) -> tuple[bool, KeyOwner | None]:
     """Tell whether the segment says something of a key (by its hash), and what."""
-    at = bisect_left(segment.entries, key, key=_hash_of)
+    at = bisect_left(segment.entries, key, key=hash_of)
     if at < len(segment.entries) and segment.entries[at][0] == key:
         return True, segment.entries[at][1]
     return False, None
@@ -195,7 +195,7 @@ class KeyIndex:
         """
         taken = list(self.recent.items())[:most]
         covers = position if len(taken) == len(self.recent) else self.covered
-        return Segment(session, epoch, self.covered, covers, sorted(taken, key=_hash_of))
+        return Segment(session, epoch, self.covered, covers, sorted(taken, key=hash_of))
 
     def on_segment(self, seq: int, segment: Segment) -> None:
         """A segment stands at `seq` in the log. One that covers less than those before it does not count: who
@@ -252,7 +252,8 @@ def _fingerprint(key: bytes, number: int) -> int:
     return int.from_bytes(key[:6]) << 16 | number
 
 
-def _hash_of(entry: tuple[bytes, KeyOwner | None]) -> bytes:
+def hash_of(entry: tuple[bytes, KeyOwner | None]) -> bytes:
+    """Return the hash of the key in an entry: what entries are sorted by."""
     return entry[0]
 
 

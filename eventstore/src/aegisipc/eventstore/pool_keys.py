@@ -31,6 +31,7 @@ from aegisipc.eventstore.keys import (
     KeyOwner,
     Segment,
     Spill,
+    hash_of,
 )
 
 SEGMENT_SAID: Final = 1_000_000
@@ -214,7 +215,7 @@ class PoolKeys:
         return self._segment(session, self.position, taken)
 
     def _segment(self, session: int, covers: int, taken: dict[bytes, KeyOwner | None]) -> Segment:
-        return Segment(session, 0, self.covered, covers, sorted(taken.items(), key=_hash_of))
+        return Segment(session, 0, self.covered, covers, sorted(taken.items(), key=hash_of))
 
     # -- joining ----------------------------------------------------------------------------------------
 
@@ -255,7 +256,3 @@ def _chain_from(segments: Sequence[tuple[int, int, Segment]], base: int) -> list
         if segment.since == chain[-1][2].covers and segment.covers > segment.since:
             chain.append(found)
     return chain
-
-
-def _hash_of(entry: tuple[bytes, KeyOwner | None]) -> bytes:
-    return entry[0]

@@ -24,7 +24,8 @@ from aegisipc.eventstore.tuples import new_tuple
 from aegisipc.sdk.core.cancelling import cancelled_body
 from aegisipc.sdk.core.dead_letters import dead_letter_body
 from aegisipc.sdk.core.doubts import Doubts
-from aegisipc.sdk.core.keyed import Entry, Keys, Lookup
+from aegisipc.sdk.core.key_lookups import Lookup
+from aegisipc.sdk.core.keyed import Entry, Keys
 from aegisipc.sdk.core.pen import CLAIMED_TOO_LATE, MAY_HAVE_STARTED, Pen, Start, Written
 from aegisipc.sdk.core.replica import Replica
 from aegisipc.sdk.core.retries import Retries

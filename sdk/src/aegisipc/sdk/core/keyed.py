@@ -7,7 +7,7 @@ only knows in which segment to look: such a call waits, without a slot, until th
 
 from __future__ import annotations
 
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Callable, Collection
 from enum import Enum, auto
 from typing import Final, NamedTuple
@@ -15,24 +15,14 @@ from typing import Final, NamedTuple
 from aegisipc.eventstore.bodies import ErrorInfo
 from aegisipc.eventstore.calls import GroupCalls
 from aegisipc.eventstore.codec import encode
-from aegisipc.eventstore.errors import MalformedPayload
 from aegisipc.eventstore.frames import Mark, PenFrame
 from aegisipc.eventstore.ids import CallId, format_call_id
-from aegisipc.eventstore.keys import HASH_BYTES, Elsewhere, KeyOwner, key_hash, keyed_body, payload_digest
+from aegisipc.eventstore.keys import HASH_BYTES, Elsewhere, KeyOwner, keyed_body
 from aegisipc.eventstore.open_calls import OpenCall
-from aegisipc.eventstore.references import reference_in
+from aegisipc.sdk.core.key_lookups import Answers, Lookup, digest_of, key_of
 from aegisipc.sdk.core.pen import Pen
 
 CONFLICT_CODE: Final = "idempotency_conflict"
-MAX_ANSWERS: Final = 10_000
-"""Answers from segments that are remembered."""
-
-
-class Lookup(NamedTuple):
-    """Which of these segments (by their sequences, newest first) tells who has a key, by its hash?"""
-
-    key: bytes
-    segments: tuple[int, ...]
 
 
 class Entry(Enum):
@@ -73,7 +63,7 @@ class Keys:
         self._threaded = frozenset(threaded)
         self._calls = calls
         self._noted: dict[bytes, _Noted] = {}
-        self._answers: OrderedDict[bytes, tuple[tuple[int, ...], KeyOwner | None]] = OrderedDict()
+        self._answers = Answers()
         self._asked: dict[bytes, _Waiting] = {}
         self._fresh: list[Lookup] = []
         self._parked: dict[CallId, OpenCall] = {}
@@ -85,14 +75,14 @@ class Keys:
 
     def enter(self, call: OpenCall) -> Entry:
         """A call has its turn: grant it its key, or conclude it, or let it wait here without a slot."""
-        key = _key_of(call)
+        key = key_of(call)
         owner = self.owner(key)
         if isinstance(owner, Elsewhere):
             self._ask(key, owner).calls.append(call)
             self._parked[call.call_id] = call
             return Entry.WAITS
         if owner is None:
-            granted = KeyOwner(call.call_id, _digest_of(call))
+            granted = KeyOwner(call.call_id, digest_of(call))
             self._noted[key] = _Noted(Mark.KEYED, granted)
             self._pen.note(Mark.KEYED, call, keyed_body(key, granted.digest))
             return Entry.GRANTED
@@ -105,7 +95,7 @@ class Keys:
         """A call with a key ends, and had no effect: if the key is its own, it is free again. `may_own`: it
         may have got the key so long ago that a segment has to be read to know.
         """
-        key = _key_of(call)
+        key = key_of(call)
         owner = self.owner(key)
         if isinstance(owner, Elsewhere):
             if may_own:
@@ -123,14 +113,10 @@ class Keys:
             return noted.owner if noted.mark is Mark.KEYED else None
         index = self._calls().keys
         found = index.find(key) if index is not None else None
-        if isinstance(found, Elsewhere):
-            segments, answer = self._answers.get(key, ((), None))
-            if segments == tuple(found.segments):
-                return answer
-        return found
+        return self._answers.instead_of(key, found)
 
     def _refuse(self, call: OpenCall, owner: KeyOwner) -> None:
-        if owner.digest == _digest_of(call):
+        if owner.digest == digest_of(call):
             self._pen.note(Mark.DUPLICATE, call, owner.call_id)
             return
         first = format_call_id(owner.call_id)
@@ -163,7 +149,7 @@ class Keys:
         if waiting is None or waiting.lookup is not lookup:
             return []  # asked in an earlier epoch
         del self._asked[lookup.key]
-        self._remember(lookup, owner)
+        self._answers.remember(lookup, owner)
         for mark, call, body in waiting.endings:
             self.end(mark, call, body, may_own=True)
         ended: list[OpenCall] = []
@@ -178,12 +164,6 @@ class Keys:
             else:
                 self._ready[call.method in self._threaded].append(call)
         return ended
-
-    def _remember(self, lookup: Lookup, owner: KeyOwner | None) -> None:
-        self._answers[lookup.key] = (lookup.segments, owner)
-        self._answers.move_to_end(lookup.key)
-        if len(self._answers) > MAX_ANSWERS:
-            self._answers.popitem(last=False)
 
     # -- those that wait --------------------------------------------------------------------------------
 
@@ -240,16 +220,3 @@ class Keys:
         self._parked.clear()
         for ready in self._ready:
             ready.clear()
-
-
-def _key_of(call: OpenCall) -> bytes:
-    return key_hash(call.key or "")
-
-
-def _digest_of(call: OpenCall) -> bytes:
-    try:
-        reference = reference_in(call.body)
-    except MalformedPayload:  # whoever runs the call will find that out
-        reference = None
-    body = call.body if reference is None else reference.sha256
-    return payload_digest(call.method, call.resource, body)

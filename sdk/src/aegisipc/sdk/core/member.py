@@ -35,7 +35,7 @@ from aegisipc.eventstore.topology import GroupView, InstanceView, Topology
 from aegisipc.sdk.core.answering import Reply, answers_to, replies_of
 from aegisipc.sdk.core.doubts import Doubts
 from aegisipc.sdk.core.holding import Holding, Rules
-from aegisipc.sdk.core.keyed import Lookup
+from aegisipc.sdk.core.key_lookups import Lookup
 from aegisipc.sdk.core.pen import Identity, Pen, Start, Written, still_holds
 from aegisipc.sdk.core.replica import Replica, State
 from aegisipc.sdk.core.segments import Segments

@@ -35,7 +35,7 @@ from aegisipc.eventstore.open_calls import OpenCall
 from aegisipc.eventstore.pool_keys import PoolKeys
 from aegisipc.eventstore.subjects import CANCEL, CONCLUSIONS, HA, KEYS, Subjects
 from aegisipc.eventstore.topology import InstanceView
-from aegisipc.sdk.core.keyed import Lookup
+from aegisipc.sdk.core.key_lookups import Lookup
 from aegisipc.sdk.core.pen import Identity, Pen, Start, Written
 from aegisipc.sdk.core.pool_answers import Reply, answer, missing
 from aegisipc.sdk.core.pool_cancels import ToCancel

@@ -12,7 +12,7 @@ from aegisipc.eventstore.keys import HASH_BYTES, KeyOwner, decode_segment
 from aegisipc.eventstore.log import Record
 from aegisipc.eventstore.memories import Outcome
 from aegisipc.eventstore.pool_keys import PoolKeys, Said
-from aegisipc.sdk.core.keyed import Lookup
+from aegisipc.sdk.core.key_lookups import Lookup
 from aegisipc.sdk.core.pen import Identity, Pen
 from aegisipc.sdk.core.pool_facts import PoolFacts
 from aegisipc.sdk.core.pool_hand import Hand

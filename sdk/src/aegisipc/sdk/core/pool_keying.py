@@ -2,23 +2,16 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Callable
-from typing import Final
 
-from aegisipc.eventstore.errors import MalformedPayload
 from aegisipc.eventstore.frames import Mark
 from aegisipc.eventstore.ids import CallId
-from aegisipc.eventstore.keys import HASH_BYTES, Elsewhere, KeyOwner, key_hash, payload_digest
+from aegisipc.eventstore.keys import HASH_BYTES, Elsewhere, KeyOwner
 from aegisipc.eventstore.open_calls import OpenCall
 from aegisipc.eventstore.pool_keys import PoolKeys, Said, keyed_body, released_body
-from aegisipc.eventstore.references import reference_in
-from aegisipc.sdk.core.keyed import Lookup
+from aegisipc.sdk.core.key_lookups import Answers, Lookup, digest_of, key_of
 from aegisipc.sdk.core.pen import Pen
 from aegisipc.sdk.core.pool_words import conflict_body
-
-MAX_ANSWERS: Final = 10_000
-"""Answers from segments that are remembered."""
 
 
 class _Waiting:
@@ -28,8 +21,8 @@ class _Waiting:
 
     def __init__(self, call: OpenCall) -> None:
         self.call = call
-        self.key = key_hash(call.key or "")
-        self.digest = _digest_of(call)
+        self.key = key_of(call)
+        self.digest = digest_of(call)
         self.is_noted = False
 
 
@@ -51,7 +44,7 @@ class Keying:
         self._owned: set[CallId] = set()
         self._shared: set[CallId] = set()
         """Of those in hand, the ones of which another worker says that, too."""
-        self._answers: OrderedDict[bytes, tuple[tuple[int, ...], KeyOwner | None]] = OrderedDict()
+        self._answers = Answers()
         self._asked: set[Lookup] = set()
         self._fresh: list[Lookup] = []
 
@@ -102,7 +95,7 @@ class Keying:
         no other worker may have begun it.
         """
         if call.call_id in self._owned and not (is_alone and call.call_id in self._shared):
-            body = released_body(key_hash(call.key or ""), self.keys.position)
+            body = released_body(key_of(call), self.keys.position)
             self._pen.note(Mark.RELEASED, call, body)
 
     def give_back(self, call_id: CallId, keyed: bytes | None) -> None:
@@ -164,12 +157,7 @@ class Keying:
 
     def owner(self, key: bytes) -> KeyOwner | Elsewhere | None:
         """Return who has a key, by its hash; what was read in segments is remembered for a while."""
-        found = self.keys.find(key)
-        if isinstance(found, Elsewhere):
-            segments, answer = self._answers.get(key, ((), None))
-            if segments == tuple(found.segments):
-                return answer
-        return found
+        return self._answers.instead_of(key, self.keys.find(key))
 
     def _ask(self, lookup: Lookup) -> None:
         if lookup not in self._asked:
@@ -184,17 +172,5 @@ class Keying:
     def on_found(self, lookup: Lookup, owner: KeyOwner | None) -> list[CallId]:
         """Segments were read. Returns the calls that are done with by that."""
         self._asked.discard(lookup)
-        self._answers[lookup.key] = (lookup.segments, owner)
-        self._answers.move_to_end(lookup.key)
-        if len(self._answers) > MAX_ANSWERS:
-            self._answers.popitem(last=False)
+        self._answers.remember(lookup, owner)
         return self.go_on(lookup.key)
-
-
-def _digest_of(call: OpenCall) -> bytes:
-    try:
-        reference = reference_in(call.body)
-    except MalformedPayload:  # whoever runs the call will find that out
-        reference = None
-    body = call.body if reference is None else reference.sha256
-    return payload_digest(call.method, call.resource, body)

@@ -14,7 +14,6 @@ from aegisipc.eventstore.codec import decode, encode
 from aegisipc.eventstore.errors import CodecError
 from aegisipc.eventstore.ids import CallId, format_call_id
 from aegisipc.eventstore.open_calls import OpenCall
-from aegisipc.eventstore.pool_naming import said_in
 from aegisipc.sdk.core.cancelling import CANCELLED_CODE
 from aegisipc.sdk.core.dead_letters import Reason, dead_letter_body
 from aegisipc.sdk.core.keyed import CONFLICT_CODE
@@ -112,15 +111,6 @@ def conflict_body(key: str, first: CallId) -> bytes:
 
 
 # -- reading ----------------------------------------------------------------------------------------------
-
-
-def started_in(body: bytes | None) -> bool:
-    """Tell whether a cancelled call may have started."""
-    said = said_in(body)
-    try:
-        return said["details"]["started"] is not False
-    except (LookupError, TypeError):
-        return True
 
 
 def requeue_in(body: bytes) -> Requeued | None:

@@ -15,7 +15,7 @@ import structlog
 from aegisipc.eventstore.errors import AegisError, MalformedPayload
 from aegisipc.eventstore.jetstream_last import record_at
 from aegisipc.eventstore.keys import Elsewhere, KeyOwner, Segment, decode_segment, find_in
-from aegisipc.sdk.core.keyed import Lookup
+from aegisipc.sdk.core.key_lookups import Lookup
 from aegisipc.sdk.hosts.base import Site
 
 _log = structlog.get_logger("aegisipc.instance")

@@ -12,18 +12,17 @@ from typing import Any, Final
 
 import structlog
 
-from aegisipc.eventstore.bodies import Requeued, RequeuedCall, Resolution
+from aegisipc.eventstore.bodies import Resolution
 from aegisipc.eventstore.codec import encode
 from aegisipc.eventstore.errors import AegisError, UnknownCall
-from aegisipc.eventstore.frames import NORMAL, Mark
-from aegisipc.eventstore.histories import CallHistory
+from aegisipc.eventstore.frames import Mark
 from aegisipc.eventstore.ids import CallId, format_call_id
 from aegisipc.eventstore.lifecycles import CallState
-from aegisipc.eventstore.open_calls import OpenCall
-from aegisipc.eventstore.seeking import find_call, read_history
+from aegisipc.eventstore.seeking import read_history
 from aegisipc.sdk.core.member import GroupMember
 from aegisipc.sdk.core.pen import Written
 from aegisipc.sdk.hosts.base import Site
+from aegisipc.sdk.hosts.requeueing import check_size, letter_of, requeued_of, timeout_ms_of
 from aegisipc.sdk.hosts.telling import (
     Busy,
     Discard,
@@ -31,7 +30,6 @@ from aegisipc.sdk.hosts.telling import (
     PenLost,
     Requeue,
     TellError,
-    TooLarge,
     answer_error,
     answer_ok,
 )
@@ -112,7 +110,9 @@ class Letters:
         member, epoch = self._member, self._member.epoch
         async with asyncio.timeout(PATIENCE_S):
             history = await read_history(self._site.log, self._site.subjects, call_id)
-            timeout_ms = await self._timeout_ms(command, history)
+            timeout_ms = 0
+            if isinstance(command, Requeue):
+                timeout_ms = await timeout_ms_of(self._site, command, history)
         who = member.identity
         if (history.call.service, history.call.group) != (who.service, who.group):
             raise UnknownCall(
@@ -125,33 +125,15 @@ class Letters:
         if not member.is_active or member.epoch != epoch:
             raise _pen_lost()  # only the holder writes of it: while it is the same one, nothing has changed
         self._check_not_open(call_id)
-        letter = _letter_of(history)
+        letter = letter_of(history)
         if isinstance(command, Requeue):
-            requeued = _requeued(command, history, history.dead_letter.seq, timeout_ms)
-            self._check_size(requeued)
+            requeued = requeued_of(command, history, history.dead_letter.seq, timeout_ms)
+            check_size(len(encode(requeued)), self._site.log.max_record_bytes - 8192)
             member.requeue(letter, requeued)
         else:
             said = Resolution(source="operator", author=command.author, reason=command.reason)
             member.discard(letter, said)
         self._waiting[call_id] = reply
-
-    async def _timeout_ms(self, command: Requeue | Discard, history: CallHistory) -> int:
-        if isinstance(command, Requeue) and command.timeout_s is not None:
-            return max(1, int(command.timeout_s * 1000))
-        first = history.call
-        if any(step.mark is Mark.REQUEUED for step in history.steps):  # its deadline is another one by now
-            first = await find_call(self._site.log, self._site.subjects, first.call_id)
-        return max(1, (first.deadline_ns - first.at_ns) // 1_000_000)
-
-    def _check_size(self, requeued: Requeued) -> None:
-        size, limit = len(encode(requeued)), self._site.log.max_record_bytes - 8192
-        if size > limit:
-            raise TooLarge(
-                f"cannot requeue a call that takes {size} bytes in the log: a record takes {limit}; call "
-                "again with smaller arguments",
-                size_bytes=size,
-                limit_bytes=limit,
-            )
 
     def on_acked(self, written: Written, seq: int) -> None:
         """A frame is durable: tell those who waited for it."""
@@ -181,30 +163,4 @@ def _not_dead(call_id: CallId, state: str) -> NotDeadLettered:
 def _pen_lost() -> PenLost:
     return PenLost(
         "cannot tell whether it was written: the pen went to another instance; look, and try again"
-    )
-
-
-def _letter_of(history: CallHistory) -> OpenCall:
-    call = history.call
-    return OpenCall(
-        call.call_id, call.client, call.method, call.resource, call.seq, call.deadline_ns, call.body
-    )
-
-
-def _requeued(command: Requeue, history: CallHistory, dead_seq: int, timeout_ms: int) -> Requeued:
-    call = history.call
-    was = RequeuedCall(
-        client=call.client,
-        method=call.method,
-        resource=call.resource,
-        key=call.options.key if call.options is not None else None,
-        priority=call.options.priority if call.options is not None else NORMAL,
-        body=call.body,
-    )
-    return Requeued(
-        author=command.author,
-        reason=command.reason,
-        dead_seq=dead_seq,
-        timeout_ms=timeout_ms,
-        call=was,
     )

@@ -19,7 +19,7 @@ from aegisipc.eventstore.log import Start as From
 from aegisipc.eventstore.nats.message import Message
 from aegisipc.eventstore.nats.subscription import Subscription
 from aegisipc.eventstore.topology import GroupView, InstanceView
-from aegisipc.sdk.core.keyed import Lookup
+from aegisipc.sdk.core.key_lookups import Lookup
 from aegisipc.sdk.core.member import GroupMember
 from aegisipc.sdk.core.pen import Start, Written
 from aegisipc.sdk.executor import Done, Executor

@@ -13,7 +13,7 @@ from aegisipc.eventstore.errors import AegisError, MalformedPayload
 from aegisipc.eventstore.keys import KeyOwner, Segment, decode_segment, encode_segment
 from aegisipc.eventstore.log import Start as From
 from aegisipc.eventstore.subjects import KEYS
-from aegisipc.sdk.core.keyed import Lookup
+from aegisipc.sdk.core.key_lookups import Lookup
 from aegisipc.sdk.core.pen import Identity
 from aegisipc.sdk.core.pool import PoolWorker
 from aegisipc.sdk.hosts.base import Site, describe

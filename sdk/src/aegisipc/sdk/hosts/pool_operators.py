@@ -12,7 +12,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Coroutine
 from typing import Any, Final
 
-from aegisipc.eventstore.bodies import Requeued, RequeuedCall, Resolution
+from aegisipc.eventstore.bodies import Resolution
 from aegisipc.eventstore.calls import state_after
 from aegisipc.eventstore.codec import encode
 from aegisipc.eventstore.errors import AckUnknown, AegisError, UnknownCall
@@ -29,6 +29,7 @@ from aegisipc.sdk.errors import InvalidResult
 from aegisipc.sdk.hosts.base import HostParts
 from aegisipc.sdk.hosts.key_reading import KeyReader
 from aegisipc.sdk.hosts.pool_consumer import PoolConsumer
+from aegisipc.sdk.hosts.requeueing import check_size, letter_of, requeued_of, timeout_ms_of
 from aegisipc.sdk.hosts.telling import (
     Busy,
     Check,
@@ -39,7 +40,6 @@ from aegisipc.sdk.hosts.telling import (
     NotInDoubt,
     Requeue,
     Resolve,
-    TooLarge,
     answer_error,
     answer_ok,
     asks_for_key,
@@ -189,14 +189,11 @@ class PoolOperators:
     async def _discard(self, command: Discard) -> None:
         before = (await self._site.log.bounds()).last_seq
         history, dead_seq = await self._dead_letter(command)
-        call, call_id = history.call, command.raw_call_id
+        call_id = command.raw_call_id
         known = await self._consumer.look_up({call_id}, max(before, dead_seq), {call_id: dead_seq})
         self._worker.facts.learn(call_id, known[call_id])
-        gone = OpenCall(
-            call_id, call.client, call.method, call.resource, call.seq, call.deadline_ns, call.body
-        )
         said = Resolution(source="operator", author=command.author, reason=command.reason)
-        if not self._worker.discard(gone, said):
+        if not self._worker.discard(letter_of(history), said):
             raise self._refused(command, self._state(call_id))
 
     async def _requeue(self, command: Requeue) -> int:
@@ -211,18 +208,8 @@ class PoolOperators:
     async def _store_again(self, command: Requeue, history: CallHistory, dead_seq: int) -> int:
         call, who = history.call, self._identity
         options = call.options or CallOptions(None, NORMAL)
-        timeout_ms = await self._timeout_ms(command, history)
-        was = RequeuedCall(
-            client=call.client,
-            method=call.method,
-            resource=call.resource,
-            key=options.key,
-            priority=options.priority,
-            body=call.body,
-        )
-        said = Requeued(
-            author=command.author, reason=command.reason, dead_seq=dead_seq, timeout_ms=timeout_ms, call=was
-        )
+        timeout_ms = await timeout_ms_of(self._site, command, history)
+        said = requeued_of(command, history, dead_seq, timeout_ms)
         entry = CallEntry(
             call.call_id,
             call.method,
@@ -233,7 +220,7 @@ class PoolOperators:
         self._frames += 1
         number = self._frames
         payload = encode_calls(CallFrame(who.session, number, 0, [entry], [encode(said)]))
-        self._check_size(len(payload))
+        check_size(len(payload), self._site.log.max_record_bytes)
         subject = self._site.subjects.call(who.service, who.group, who.instance)
         record_id = f"{who.session:x}.{who.instance}.again.{number}"
         for attempt in range(1, _APPENDS + 1):
@@ -247,24 +234,6 @@ class PoolOperators:
             else:
                 return appended.seq
         raise AssertionError("not reached")
-
-    async def _timeout_ms(self, command: Requeue, history: CallHistory) -> int:
-        if command.timeout_s is not None:
-            return max(1, int(command.timeout_s * 1000))
-        first = history.call
-        if any(step.mark is Mark.REQUEUED for step in history.steps):  # its deadline is another one by now
-            first = await find_call(self._site.log, self._site.subjects, first.call_id)
-        return max(1, (first.deadline_ns - first.at_ns) // 1_000_000)
-
-    def _check_size(self, size: int) -> None:
-        limit = self._site.log.max_record_bytes
-        if size > limit:
-            raise TooLarge(
-                f"cannot requeue a call that takes {size} bytes in the log: a record takes {limit}; call "
-                "again with smaller arguments",
-                size_bytes=size,
-                limit_bytes=limit,
-            )
 
     # -- keys -------------------------------------------------------------------------------------------
 
