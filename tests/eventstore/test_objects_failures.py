@@ -13,6 +13,7 @@ from aegisipc.eventstore.errors import (
     AckUnknown,
     NotConnected,
     ObjectMissing,
+    ObjectsFull,
 )
 from aegisipc.eventstore.nats.connection import Connection
 from aegisipc.eventstore.nats.message import Message
@@ -145,3 +146,33 @@ async def test_a_put_that_is_cancelled_leaves_no_object_and_gives_its_room_back(
     async with asyncio.timeout(20):
         body = body_of(40 * CHUNK_BYTES)
         assert await objects.get(await objects.put(NAME, body)) == body
+
+
+async def test_a_refused_put_cleans_up_only_when_nothing_of_it_is_under_way(live: JetStreamBed) -> None:
+    """What still travels when the first piece is refused would be stored after the clean-up."""
+    objects = objects_of(live)
+    store, purge = objects._requests.store, objects._requests.purge
+    begun, pending = itertools.count(), 0
+    left_at_purge: list[int] = []
+
+    async def refuse_the_second(subject: str, payload: bytes, **more: Any) -> Stored:
+        nonlocal pending
+        if next(begun) == 1:
+            raise ObjectsFull("full")
+        pending += 1
+        try:
+            await asyncio.sleep(0.05)
+            return await store(subject, payload, **more)
+        finally:
+            pending -= 1
+
+    async def look_and_purge(filter_subject: str, **more: Any) -> None:
+        left_at_purge.append(pending)
+        await purge(filter_subject, **more)
+
+    objects._requests.store = refuse_the_second  # type: ignore[method-assign]
+    objects._requests.purge = look_and_purge  # type: ignore[method-assign]
+    with pytest.raises(ObjectsFull):
+        await objects.put(NAME, body_of(8 * CHUNK_BYTES))
+    assert left_at_purge == [0]
+    assert not await counts(live)

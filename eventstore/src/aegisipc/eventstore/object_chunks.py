@@ -44,20 +44,31 @@ class Chunks:
         size = min(CHUNK_BYTES, self._connection.server.max_payload_bytes - HEADER_ROOM_BYTES)
         digest = hashlib.sha256()
         sending: list[asyncio.Task[Stored]] = []
+        refused: list[AegisError] = []
+
+        def ended(task: asyncio.Task[Stored]) -> None:
+            self._room.release()
+            if not task.cancelled() and isinstance(error := task.exception(), AegisError):
+                refused.append(error)
+
         try:
-            async with asyncio.TaskGroup() as group:
-                for start in range(0, len(payload), size):
-                    await self._room.acquire()
-                    piece = payload[start : start + size]
-                    digest.update(piece)  # between sends: hashing it all at once would hold up the loop
-                    number = len(sending)
-                    task = group.create_task(
-                        self._requests.store(subject, piece, message_id=f"{nuid}.{number}")
-                    )
-                    task.add_done_callback(lambda _: self._room.release())
-                    sending.append(task)
-        except BaseExceptionGroup as failed:
-            raise _first_of(failed) from None
+            for start in range(0, len(payload), size):
+                await self._room.acquire()
+                if refused:
+                    self._room.release()
+                    break
+                piece = payload[start : start + size]
+                digest.update(piece)  # between sends: hashing it all at once would hold up the loop
+                store = self._requests.store(subject, piece, message_id=f"{nuid}.{len(sending)}")
+                sending.append(asyncio.create_task(store))
+                sending[-1].add_done_callback(ended)
+            # also those behind a refused one: what still is on its way would be stored after a clean-up
+            await asyncio.gather(*sending, return_exceptions=True)
+        finally:
+            for task in sending:
+                task.cancel()
+        if refused:
+            raise refused[0]
         await self._check_order(subject, [task.result() for task in sending])
         return len(sending), digest.digest()
 
@@ -87,10 +98,3 @@ class Chunks:
                 if total > size_bytes:
                     break
         return b"".join(pieces), digest.digest()
-
-
-def _first_of(failed: BaseExceptionGroup[BaseException]) -> BaseException:
-    for error in failed.exceptions:
-        if isinstance(error, AegisError):
-            return error
-    return failed.exceptions[0]
