@@ -12,11 +12,11 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from aegisipc.eventstore import events as ev
 from aegisipc.eventstore.errors import WrongSequence
+from aegisipc.eventstore.system import SystemState
 from aegisipc.eventstore.topology import GroupView, InstanceView
 from aegisipc.router.domain.decide import Decision
 from aegisipc.router.domain.refusals import CommandRefused
 from aegisipc.router.domain.requests import Drain, Pause, Request, Resume
-from aegisipc.router.domain.state import RouterState
 from tests.router.domain.world import World, promote, types
 from tests.sdk.kit import GROUP, NS, SERVICE
 
@@ -193,7 +193,7 @@ class Histories(RuleBasedStateMachine):
         group = self.group()
         if group is not None and group.holder is None:
             assert not any(i.is_eligible for i in group.instances.values())
-        assert RouterState(NS).replay(self.world.log.records).to_plain() == self.world.state.to_plain()
+        assert SystemState(NS).replay(self.world.log.records).to_plain() == self.world.state.to_plain()
 
 
 Histories.TestCase.settings = settings(max_examples=100, stateful_step_count=30, deadline=None)

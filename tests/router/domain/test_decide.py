@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from aegisipc.eventstore import events as ev
 from aegisipc.eventstore.errors import WrongSequence
 from aegisipc.eventstore.frames import Mark, encode_calls
+from aegisipc.eventstore.system import Counts, SystemState
 from aegisipc.router.domain.decide import RouterIdentity
-from aegisipc.router.domain.state import Counts, RouterState
 from tests.router.domain.world import ME, World, types
 from tests.sdk.kit import GROUP, NS, POOL, SERVICE, FakeClient, a_call
 
@@ -116,7 +116,7 @@ def test_calls_are_counted_by_what_the_holder_of_the_pen_says_and_nobody_else() 
     world.marks("a", (Mark.SUCCEEDED, put))
     world.marks("b", (Mark.IN_DOUBT, pay), (Mark.SUCCEEDED, get))
     assert world.state.counts(SERVICE, GROUP) == Counts(open=2, claimed=0, doubts=1)
-    assert RouterState(NS).replay(world.log.records).to_plain() == world.state.to_plain()
+    assert SystemState(NS).replay(world.log.records).to_plain() == world.state.to_plain()
 
 
 def test_calls_to_a_group_that_nobody_knows_yet_are_counted() -> None:
@@ -195,7 +195,7 @@ def test_replaying_any_history_gives_the_same_state_and_deciding_always_settles(
         else:
             world.log.append(NS.instance(SERVICE, GROUP, name), b"\xc1")
         world.settle()
-    assert RouterState(NS).replay(world.log.records).to_plain() == world.state.to_plain()
+    assert SystemState(NS).replay(world.log.records).to_plain() == world.state.to_plain()
     group = world.state.topology.group(SERVICE, GROUP)
     if group is not None and group.holder is not None:
         holder = group.instances[group.holder]

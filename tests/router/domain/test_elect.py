@@ -8,9 +8,9 @@ import pytest
 from aegisipc.eventstore import events as ev
 from aegisipc.eventstore.errors import WrongSequence
 from aegisipc.eventstore.log import Expect, Record
+from aegisipc.eventstore.pulses import PulseBoard
+from aegisipc.eventstore.system import SystemState
 from aegisipc.router.domain.decide import Decision, Policy, RouterIdentity, elect, leads
-from aegisipc.router.domain.pulses import PulseBoard
-from aegisipc.router.domain.state import RouterState
 from tests.sdk.kit import EPOCH_NS, NS, ListLog, ms
 
 ME, OTHER = RouterIdentity("r1", "i1"), RouterIdentity("r2", "i2")
@@ -37,7 +37,7 @@ class World:
         )
 
     def elect(self, me: RouterIdentity = ME) -> Decision | None:
-        return elect(RouterState(NS).replay(self.log.records), self.board, me, POLICY, NS)
+        return elect(SystemState(NS).replay(self.log.records), self.board, me, POLICY, NS)
 
     def append(self, decision: Decision | None) -> None:
         assert decision is not None
@@ -56,7 +56,7 @@ def test_the_first_router_takes_the_lead_at_once() -> None:
     assert elected(world.elect()) == (1, "r1", "nobody leads")
     world.append(world.elect())
     assert world.elect() is None
-    assert leads(RouterState(NS).replay(world.log.records), ME)
+    assert leads(SystemState(NS).replay(world.log.records), ME)
 
 
 def test_another_router_waits_while_the_leader_pulses() -> None:

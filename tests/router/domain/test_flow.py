@@ -7,19 +7,18 @@ import pytest
 from aegisipc.eventstore import events as ev
 from aegisipc.eventstore.errors import WrongSequence
 from aegisipc.eventstore.frames import Mark
+from aegisipc.eventstore.rates import RATE_WINDOW_S, Rate
+from aegisipc.eventstore.system import SystemState
 from aegisipc.eventstore.views import Congestion, GroupView
 from aegisipc.router.domain.flow import (
     MAX_RETRY_MS,
     MIN_CONGESTED_MS,
     MIN_RETRY_MS,
-    RATE_WINDOW_S,
     UNKNOWN_RETRY_MS,
-    Rate,
     estimate_retry_ms,
     judge_flow,
     limit_of,
 )
-from aegisipc.router.domain.state import RouterState
 from tests.router.domain.traffic import OTHER, Traffic, joins
 from tests.router.domain.world import ME, World, only, pause
 from tests.sdk.kit import GROUP, NS, POOL, SERVICE
@@ -68,7 +67,7 @@ def test_another_router_that_leads_later_does_not_tell_it_again() -> None:
     world, traffic = limited(10)
     traffic.call(15)
     world.settle()
-    fresh = RouterState(NS).replay(world.log.records)
+    fresh = SystemState(NS).replay(world.log.records)
     view = fresh.topology.group(SERVICE, GROUP)
     assert view is not None
     assert judge_flow(view, fresh.open_calls(SERVICE, GROUP), 0.0, world.log.now_ns, OTHER) is None

@@ -11,10 +11,10 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from aegisipc.eventstore import events as ev
 from aegisipc.eventstore.errors import WrongSequence
 from aegisipc.eventstore.frames import Mark
+from aegisipc.eventstore.system import SystemState
 from aegisipc.eventstore.views import GroupView
 from aegisipc.router.domain.decide import Decision, RouterIdentity
 from aegisipc.router.domain.flow import MAX_RETRY_MS, MIN_CONGESTED_MS, MIN_RETRY_MS, limit_of
-from aegisipc.router.domain.state import RouterState
 from tests.router.domain.traffic import OTHER, Traffic, joins
 from tests.router.domain.world import ME, World
 from tests.sdk.kit import GROUP, NS, SERVICE, ms
@@ -147,7 +147,7 @@ class Flows(RuleBasedStateMachine):
         self.time_passes(250)
         self.world.settle()
         assert self.group().congestion is None
-        assert RouterState(NS).replay(self.world.log.records).to_plain() == self.world.state.to_plain()
+        assert SystemState(NS).replay(self.world.log.records).to_plain() == self.world.state.to_plain()
 
 
 Flows.TestCase.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)

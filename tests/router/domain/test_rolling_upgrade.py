@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 
 from aegisipc.eventstore import events as ev
+from aegisipc.eventstore import known_schemas as schemas_module
 from aegisipc.eventstore.contracts import fingerprint_of, pack
+from aegisipc.eventstore.known_schemas import KnownSchemas
 from aegisipc.eventstore.subjects import CONTRACT
-from aegisipc.router.domain import schemas as schemas_module
-from aegisipc.router.domain.schemas import KnownSchemas
-from aegisipc.router.domain.state import RouterState
+from aegisipc.eventstore.system import SystemState
 from aegisipc.sdk.core.routing import route
 from aegisipc.sdk.errors import NoRoute
 from aegisipc.sdk.service import Service
@@ -236,7 +236,7 @@ def test_equal_records_give_equal_states() -> None:
     world = Upgrade()
     world.joins("a", FIRST)
     world.joins("b", SECOND)
-    again = RouterState(NS).replay(world.log.records)
+    again = SystemState(NS).replay(world.log.records)
     assert again.to_plain() == world.state.to_plain()
     assert len(again.to_plain()["schemas"]) == 3
 

@@ -13,13 +13,13 @@ from aegisipc.eventstore import events as ev
 from aegisipc.eventstore.frames import Mark, PenEntry, PenFrame, encode_pen
 from aegisipc.eventstore.ids import CallId
 from aegisipc.eventstore.log import Expect, Record
+from aegisipc.eventstore.pulses import MAX_MISSES, ConnectionId, PulseBoard
+from aegisipc.eventstore.system import SystemState
 from aegisipc.eventstore.topology import GroupView
 from aegisipc.router.domain import refusals as no
 from aegisipc.router.domain.commands import Desk
 from aegisipc.router.domain.decide import Decision, Policy, RouterIdentity, decide
-from aegisipc.router.domain.pulses import MAX_MISSES, ConnectionId, PulseBoard
 from aegisipc.router.domain.requests import Drain, Pause, Promote, Request, Resume
-from aegisipc.router.domain.state import RouterState
 from tests.sdk.kit import CONTRACT, EPOCH_NS, GROUP, NS, SERVICE, ListLog, ms, registered
 
 ME: Final = RouterIdentity("r1", "i1")
@@ -36,7 +36,7 @@ class World:
         self._pen_frames = 0
         self._client_ids = itertools.count(1)
         self._connections: dict[str, int] = {}
-        self._state = RouterState(NS)
+        self._state = SystemState(NS)
 
     # given
 
@@ -130,7 +130,7 @@ class World:
     # when
 
     @property
-    def state(self) -> RouterState:
+    def state(self) -> SystemState:
         """What a router that followed all along believes."""
         return self._state.replay(self.log.records[self._state.position :])
 

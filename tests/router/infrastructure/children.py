@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Final
 
-from aegisipc.router.domain.pulses import ConnectionId
+from aegisipc.eventstore.pulses import ConnectionId
 
 _PROGRAM: Final = """
 import asyncio, json, sys

@@ -17,8 +17,8 @@ from aegisipc.eventstore.errors import BadCredentials, InvalidName, MalformedPay
 from aegisipc.eventstore.log import Record
 from aegisipc.eventstore.nats.connection import Connection
 from aegisipc.eventstore.nats.options import ConnectOptions
+from aegisipc.eventstore.pulses import ConnectionId, PulseBoard
 from aegisipc.eventstore.subjects import subjects_of
-from aegisipc.router.domain.pulses import ConnectionId, PulseBoard
 from aegisipc.router.infrastructure.disconnects import MAX_EVENT_BYTES, Disconnects, Ended, read_ended
 from aegisipc.router.infrastructure.embedded import EmbeddedServer
 from aegisipc.router.infrastructure.free_ports import choose_free_port

@@ -18,8 +18,8 @@ from aegisipc.eventstore.log import Record
 from aegisipc.eventstore.nats.connection import Connection
 from aegisipc.eventstore.nats.message import Message
 from aegisipc.eventstore.nats.options import ConnectOptions
+from aegisipc.eventstore.pulses import PulseBoard
 from aegisipc.eventstore.subjects import Subjects, subjects_of
-from aegisipc.router.domain.pulses import PulseBoard
 from aegisipc.router.infrastructure.embedded import EmbeddedServer
 from aegisipc.router.infrastructure.probing import MAX_AT_ONCE, Prober, Target
 from aegisipc.router.infrastructure.server_config import ServerConfig

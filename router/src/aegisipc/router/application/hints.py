@@ -11,11 +11,11 @@ from typing import Any, Final
 import structlog
 
 from aegisipc.eventstore.nats.connection import Connection
+from aegisipc.eventstore.pulses import PulseBoard
 from aegisipc.eventstore.subjects import Subjects
+from aegisipc.eventstore.system import SystemState
 from aegisipc.router.domain.decide import RouterIdentity, leads
 from aegisipc.router.domain.health import key_of
-from aegisipc.router.domain.pulses import PulseBoard
-from aegisipc.router.domain.state import RouterState
 from aegisipc.router.infrastructure.disconnects import Disconnects, Ended
 from aegisipc.router.infrastructure.probing import Prober, Target
 
@@ -30,7 +30,7 @@ class Hints:
     def __init__(
         self,
         subjects: Subjects,
-        state: RouterState,
+        state: SystemState,
         board: PulseBoard,
         me: RouterIdentity,
         wake: Callable[[], None],

@@ -37,14 +37,14 @@ from aegisipc.eventstore.nats.connection import Connection
 from aegisipc.eventstore.nats.message import Message
 from aegisipc.eventstore.nats.options import ConnectOptions
 from aegisipc.eventstore.nats.subscription import Subscription
+from aegisipc.eventstore.pulses import PulseBoard
 from aegisipc.eventstore.streams import LogOptions, create_log
 from aegisipc.eventstore.subjects import subjects_of
+from aegisipc.eventstore.system import SystemState
 from aegisipc.router.application.commands import Commands, Host
 from aegisipc.router.application.hints import DEFAULT_PROBE_MS, Hints
 from aegisipc.router.domain.commands import Desk
 from aegisipc.router.domain.decide import Decision, Policy, RouterIdentity, decide, elect, leads
-from aegisipc.router.domain.pulses import PulseBoard
-from aegisipc.router.domain.state import RouterState
 from aegisipc.router.infrastructure.durability import DurabilityDesk, tell_durability
 from aegisipc.router.infrastructure.sweeping import Sweeper, SweepOptions
 
@@ -97,7 +97,7 @@ class Router:
         self.subjects = subjects_of(options.namespace)
         identity = check_name(options.id, "router") if options.id else f"router-{secrets.token_hex(3)}"
         self.me = RouterIdentity(identity, secrets.token_hex(8))
-        self.state = RouterState(self.subjects)
+        self.state = SystemState(self.subjects)
         self.board = PulseBoard(self.subjects, gap_ms=options.policy.suspect_after_ms // 2)
         self.phase = ROUTER.initial
         self.decided = 0

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from aegisipc.eventstore import events as ev
 from aegisipc.eventstore.contracts import Difference, Offer, changes_of, offers_of
 from aegisipc.eventstore.lifecycles import InstanceState
+from aegisipc.eventstore.system import SystemState
 from aegisipc.eventstore.topology import GroupView, InstanceView, ServiceView
-from aegisipc.router.domain.state import RouterState
 from aegisipc.router.domain.terms import MAX_TOLD, RouterIdentity, listed, shortened
 
 _JOINING = frozenset({InstanceState.JOINING, InstanceState.SUSPECTED_JOINING})
@@ -20,7 +20,7 @@ def awaits_admission(instance: InstanceView) -> bool:
 
 
 def judge(
-    state: RouterState, service: ServiceView, group: GroupView, instance: InstanceView, me: RouterIdentity
+    state: SystemState, service: ServiceView, group: GroupView, instance: InstanceView, me: RouterIdentity
 ) -> ev.InstanceAdmitted | ev.InstanceRefused:
     """Accept a registration, or say why not. First come, first served: by what stands when it is its turn."""
     error = (
@@ -47,7 +47,7 @@ def _mode_conflict(group: GroupView, instance: InstanceView) -> ev.ErrorInfo | N
 
 
 def _contract_conflict(
-    state: RouterState, service: ServiceView, group: GroupView, instance: InstanceView
+    state: SystemState, service: ServiceView, group: GroupView, instance: InstanceView
 ) -> ev.ErrorInfo | None:
     """Whoever can call the group now must be able to go on: so the instance has to take what the active one
     takes, or, of a pool, what some worker takes that any call may go to already. Beside every other instance
@@ -86,7 +86,7 @@ def _distinct(instances: list[InstanceView]) -> list[InstanceView]:
     return found
 
 
-def _offers(state: RouterState, instance: InstanceView) -> dict[str, Offer]:
+def _offers(state: SystemState, instance: InstanceView) -> dict[str, Offer]:
     return offers_of(instance.registration.contract, state.schemas)
 
 
@@ -113,7 +113,7 @@ def _conflict(
 
 
 def _resource_conflict(
-    state: RouterState, service: ServiceView, group: GroupView, instance: InstanceView
+    state: SystemState, service: ServiceView, group: GroupView, instance: InstanceView
 ) -> ev.ErrorInfo | None:
     for resource in instance.registration.resources:
         holder = service.resources.get(resource)

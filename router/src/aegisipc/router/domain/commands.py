@@ -13,14 +13,14 @@ from typing import Any, NamedTuple
 
 from aegisipc.eventstore import events as ev
 from aegisipc.eventstore.ids import format_call_id
+from aegisipc.eventstore.pulses import PulseBoard
 from aegisipc.eventstore.subjects import Subjects
+from aegisipc.eventstore.system import Doubt, SystemState
 from aegisipc.eventstore.topology import GroupView, InstanceView, ServiceView
 from aegisipc.router.domain import refusals as no
 from aegisipc.router.domain.health import is_draining, why_gone, why_unfit
 from aegisipc.router.domain.pen import Pen
-from aegisipc.router.domain.pulses import PulseBoard
 from aegisipc.router.domain.requests import MAX_DOUBTS, Drain, ListDoubts, Pause, Promote, Request, Resume
-from aegisipc.router.domain.state import Doubt, RouterState
 from aegisipc.router.domain.terms import Decision, Policy, RouterIdentity, listed
 
 
@@ -45,7 +45,7 @@ class Plan(NamedTuple):
 class Desk:
     """Where commands are judged: what the router believes, and who it is."""
 
-    state: RouterState
+    state: SystemState
     board: PulseBoard
     me: RouterIdentity
     policy: Policy

@@ -10,22 +10,22 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from aegisipc.eventstore import events as ev
+from aegisipc.eventstore.pulses import PulseBoard
 from aegisipc.eventstore.subjects import Subjects
+from aegisipc.eventstore.system import SystemState
 from aegisipc.eventstore.topology import GroupView, ServiceView
 from aegisipc.router.domain.admission import awaits_admission, judge
 from aegisipc.router.domain.flow import judge_flow
 from aegisipc.router.domain.health import judge_health
 from aegisipc.router.domain.pausing import catch_up_with_service
 from aegisipc.router.domain.pen import Pen
-from aegisipc.router.domain.pulses import PulseBoard
-from aegisipc.router.domain.state import RouterState
 from aegisipc.router.domain.terms import Decision, Policy, RouterIdentity
 
 __all__ = ["Decision", "Policy", "RouterIdentity", "decide", "elect", "leads"]
 
 
 def elect(
-    state: RouterState, board: PulseBoard, me: RouterIdentity, policy: Policy, subjects: Subjects
+    state: SystemState, board: PulseBoard, me: RouterIdentity, policy: Policy, subjects: Subjects
 ) -> Decision | None:
     """Decide whether to take the lead: when nobody has it, or whoever has it is silent."""
     lead = state.topology.leadership
@@ -44,14 +44,14 @@ def elect(
     return Decision(subjects.term, event, lead.seq)
 
 
-def leads(state: RouterState, me: RouterIdentity) -> bool:
+def leads(state: SystemState, me: RouterIdentity) -> bool:
     """Tell whether this router leads, as far as it has read."""
     lead = state.topology.leadership
     return lead.router == me.id and lead.incarnation == me.incarnation
 
 
 def decide(
-    state: RouterState, board: PulseBoard, me: RouterIdentity, policy: Policy, subjects: Subjects
+    state: SystemState, board: PulseBoard, me: RouterIdentity, policy: Policy, subjects: Subjects
 ) -> list[Decision]:
     """Return what a leader has to decide now: at most one event per subject.
 
@@ -69,7 +69,7 @@ def decide(
 
 
 def _watches(
-    state: RouterState,
+    state: SystemState,
     board: PulseBoard,
     service: ServiceView,
     me: RouterIdentity,
@@ -92,7 +92,7 @@ def _watches(
 
 
 def _watch(
-    state: RouterState,
+    state: SystemState,
     board: PulseBoard,
     service: ServiceView,
     group: GroupView,
@@ -115,7 +115,7 @@ def _watch(
     return None
 
 
-def _flow(state: RouterState, board: PulseBoard, group: GroupView, me: RouterIdentity) -> ev.Event | None:
+def _flow(state: SystemState, board: PulseBoard, group: GroupView, me: RouterIdentity) -> ev.Event | None:
     open_calls = state.open_calls(group.service, group.name)
     if not open_calls and group.congestion is None:  # as it mostly is
         return None

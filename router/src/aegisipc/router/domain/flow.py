@@ -11,7 +11,6 @@ too early are refused by themselves, not by the group.
 
 from __future__ import annotations
 
-from collections import deque
 from typing import Final
 
 from aegisipc.eventstore import events as ev
@@ -26,37 +25,6 @@ UNKNOWN_RETRY_MS: Final = 1000
 RELIEVED_PERCENT: Final = 80
 MIN_CONGESTED_MS: Final = 250
 """A group stays congested for so long, so that a small limit does not fill the log with changes."""
-
-RATE_WINDOW_S: Final = 10
-
-_SECOND_NS: Final = 1_000_000_000
-
-
-class Rate:
-    """How many calls a group concludes, by the log's own time. Bounded: one number a second."""
-
-    __slots__ = ("_seconds",)
-
-    def __init__(self) -> None:
-        self._seconds: deque[tuple[int, int]] = deque(maxlen=RATE_WINDOW_S + 1)
-
-    def note(self, concluded: int, at_ns: int) -> None:
-        """So many calls were concluded by one record."""
-        second = at_ns // _SECOND_NS
-        if self._seconds and second <= self._seconds[-1][0]:  # servers' clocks may differ a little
-            last, count = self._seconds.pop()
-            self._seconds.append((last, count + concluded))
-        else:
-            self._seconds.append((second, concluded))
-
-    def per_second(self, now_ns: int) -> float:
-        """Return the rate lately; 0 if nothing was concluded."""
-        oldest = now_ns // _SECOND_NS - RATE_WINDOW_S
-        recent = [(second, count) for second, count in self._seconds if second > oldest]
-        if not recent:
-            return 0.0
-        elapsed_s = (now_ns - recent[0][0] * _SECOND_NS) / _SECOND_NS
-        return sum(count for _, count in recent) / max(1.0, elapsed_s)
 
 
 def limit_of(group: GroupView) -> int:

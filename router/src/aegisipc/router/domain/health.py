@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 
 from aegisipc.eventstore import events as ev
 from aegisipc.eventstore.lifecycles import SUSPECTED, InstanceState
+from aegisipc.eventstore.pulses import InstanceKey, Pulse, PulseBoard
+from aegisipc.eventstore.system import SystemState
 from aegisipc.eventstore.topology import GroupView, InstanceView
-from aegisipc.router.domain.pulses import InstanceKey, Pulse, PulseBoard
-from aegisipc.router.domain.state import RouterState
 from aegisipc.router.domain.terms import Policy, RouterIdentity, shortened
 
 
@@ -33,7 +33,7 @@ def key_of(instance: InstanceView) -> InstanceKey:
 
 
 def trouble_of(
-    state: RouterState, board: PulseBoard, instance: InstanceView, policy: Policy
+    state: SystemState, board: PulseBoard, instance: InstanceView, policy: Policy
 ) -> Trouble | None:
     """Judge one live instance by what was heard of it; ``None`` when nothing speaks against it.
 
@@ -84,7 +84,7 @@ def _known_ms(board: PulseBoard, instance: InstanceView) -> int:
 
 
 def judge_health(
-    state: RouterState, board: PulseBoard, instance: InstanceView, me: RouterIdentity, policy: Policy
+    state: SystemState, board: PulseBoard, instance: InstanceView, me: RouterIdentity, policy: Policy
 ) -> ev.InstanceSuspected | ev.InstanceRecovered | ev.InstanceLost | None:
     """Say what has changed about a live instance: suspected, recovered or lost; ``None`` if nothing has."""
     trouble = trouble_of(state, board, instance, policy)
@@ -136,7 +136,7 @@ def why_gone(instance: InstanceView) -> str | None:
     return _GONE_WORDS.get(instance.state)
 
 
-def why_unfit(state: RouterState, board: PulseBoard, instance: InstanceView, policy: Policy) -> str | None:
+def why_unfit(state: SystemState, board: PulseBoard, instance: InstanceView, policy: Policy) -> str | None:
     """In words, why `instance` should not be given the pen now; ``None`` if nothing speaks against it."""
     if (gone := why_gone(instance)) is not None:
         return gone

@@ -12,10 +12,10 @@ from typing import Any, Literal
 
 from aegisipc.eventstore import events as ev
 from aegisipc.eventstore.lifecycles import InstanceState
+from aegisipc.eventstore.pulses import PulseBoard
+from aegisipc.eventstore.system import SystemState
 from aegisipc.eventstore.topology import GroupView, Handover, InstanceView
 from aegisipc.router.domain.health import Trouble, find, is_draining, trouble_of, why_unfit
-from aegisipc.router.domain.pulses import PulseBoard
-from aegisipc.router.domain.state import RouterState
 from aegisipc.router.domain.terms import MAX_TOLD, Policy, RouterIdentity
 
 type Kind = Literal["first", "planned", "failover"]
@@ -26,7 +26,7 @@ class Pen:
     """One owned group, and all that its next holder depends on."""
 
     group: GroupView
-    state: RouterState
+    state: SystemState
     board: PulseBoard
     me: RouterIdentity
     policy: Policy

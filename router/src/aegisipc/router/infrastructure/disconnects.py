@@ -29,7 +29,7 @@ from aegisipc.eventstore.nats.events import Connected, Disconnected
 from aegisipc.eventstore.nats.events import Event as ConnectionEvent
 from aegisipc.eventstore.nats.message import Message
 from aegisipc.eventstore.nats.options import ConnectOptions
-from aegisipc.router.domain.pulses import ConnectionId
+from aegisipc.eventstore.pulses import ConnectionId
 
 SUBJECT: Final = "$SYS.ACCOUNT.*.DISCONNECT"
 MAX_EVENT_BYTES: Final = 64 * 1024

@@ -14,8 +14,8 @@ import structlog
 
 from aegisipc.eventstore.errors import AckUnknown, AegisError, NoResponders, PermissionDenied
 from aegisipc.eventstore.nats.connection import Connection
+from aegisipc.eventstore.pulses import InstanceKey, PulseBoard
 from aegisipc.eventstore.subjects import Subjects
-from aegisipc.router.domain.pulses import InstanceKey, PulseBoard
 
 MAX_AT_ONCE: Final = 64
 """So many probes are under way at a time; a round with more of them takes longer."""

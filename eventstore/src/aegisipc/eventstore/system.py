@@ -1,4 +1,8 @@
-"""What a router believes: the fold of the whole log, and of the heartbeats."""
+"""What a router believes: the fold of the whole log.
+
+The same fold runs in every router, in ``aegis replay``, and in the projector of the SQL read model. Its whole
+state can be written down and taken up again: :mod:`aegisipc.eventstore.system_snapshots`.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +10,14 @@ from collections.abc import Iterable, Iterator
 from typing import Any, Final, NamedTuple
 
 from aegisipc.eventstore import events as ev
-from aegisipc.eventstore.calls import GroupCalls, OpenCall
+from aegisipc.eventstore.calls import NOTHING, Folded, GroupCalls, OpenCall
 from aegisipc.eventstore.errors import MalformedPayload
+from aegisipc.eventstore.known_schemas import KnownSchemas
 from aegisipc.eventstore.lifecycles import CallState
 from aegisipc.eventstore.log import Record
 from aegisipc.eventstore.names import POOL_GROUP
+from aegisipc.eventstore.pulses import InstanceKey
+from aegisipc.eventstore.rates import Rate
 from aegisipc.eventstore.subjects import (
     CALL,
     CANCEL,
@@ -25,9 +32,6 @@ from aegisipc.eventstore.subjects import (
     Subjects,
 )
 from aegisipc.eventstore.topology import InstanceView, Topology
-from aegisipc.router.domain.flow import Rate
-from aegisipc.router.domain.pulses import InstanceKey
-from aegisipc.router.domain.schemas import KnownSchemas
 
 OF_CALLS: Final = frozenset({CALL, CANCEL, EVIDENCE}) | CONCLUSIONS
 """Kinds of the records that the fold of a group's calls is made of."""
@@ -52,53 +56,77 @@ class Doubt(NamedTuple):
     call: OpenCall
 
 
-class RouterState:
-    """The fold. Deterministic: equal records give equal states."""
+class Effect(NamedTuple):
+    """What one record came to. ``place`` is ``None`` if its subject is none of ours; ``event`` is set for
+    records of kind ``ha`` and ``term``, ``folded`` for those that are about calls. ``decides``: it may change
+    what a router decides.
+    """
 
-    def __init__(self, subjects: Subjects) -> None:
-        self._subjects = subjects
+    place: Place | None
+    event: ev.Event | ev.UnknownEvent | None = None
+    folded: Folded = NOTHING
+    decides: bool = False
+
+
+class SystemState:
+    """The fold. Deterministic: equal records give equal states.
+
+    With ``keep_bodies`` the arguments of open calls are kept, and outcomes carry their results; routers do
+    without. ``position`` and ``position_ns`` are those of the last record that was folded.
+    """
+
+    def __init__(self, subjects: Subjects, *, keep_bodies: bool = False) -> None:
+        self.subjects = subjects
+        self.keep_bodies = keep_bodies
         self.topology = Topology(subjects)
         self.calls: dict[GroupKey, GroupCalls] = {}
         self.schemas = KnownSchemas()
         self.position = 0
+        self.position_ns = 0
         self.unreadable = 0
-        self._rates: dict[GroupKey, Rate] = {}
-        self._finished: dict[GroupKey, bool] = {}
+        self.rates: dict[GroupKey, Rate] = {}
+        self.finished: dict[GroupKey, bool] = {}
         """Of the vacant groups: whether their last holder had finished what it ran."""
-        self._suspected: dict[InstanceKey, tuple[str, int]] = {}
+        self.suspected: dict[InstanceKey, tuple[str, int]] = {}
         """Of suspected instances: the incarnation, and its last pulse when the suspicion was written."""
 
     def apply(self, record: Record) -> bool:
         """Fold one record; tells whether it may change what the router decides."""
-        self.position = record.seq
+        return self.fold(record).decides
+
+    def fold(self, record: Record) -> Effect:
+        """Fold one record; returns what it came to."""
+        self.position, self.position_ns = record.seq, record.timestamp_ns
         try:
-            place = self._subjects.parse(record.subject)
+            place = self.subjects.parse(record.subject)
         except MalformedPayload:
             self.unreadable += 1
-            return False
+            return Effect(None)
         if place.kind in (HA, TERM):
             event = self.topology.apply(record, place)
             if place.kind == HA and place.who == GROUP_WHO:
                 self._fence_moved(place, event)
             elif place.kind == HA:
                 self._note_suspicion(place, event)
-            return True
-        if place.kind == CONTRACT:
-            self.schemas.apply(record)
-        elif place.kind in OF_CALLS:
-            folded = self._calls_of(place).apply(record, place)
+            return Effect(place, event, decides=True)
+        if place.kind in OF_CALLS:
+            folded = self.calls_of(place.service, place.group).apply(record, place)
             if folded.concluded:
-                self._rates.setdefault((place.service, place.group), Rate()).note(
+                self.rates.setdefault((place.service, place.group), Rate()).note(
                     len(folded.concluded), record.timestamp_ns
                 )
-        return False
+            return Effect(place, folded=folded)
+        if place.kind == CONTRACT:
+            self.schemas.apply(record)
+        return Effect(place)
 
-    def _calls_of(self, place: Place) -> GroupCalls:
-        key = (place.service, place.group)
+    def calls_of(self, service: str, group: str) -> GroupCalls:
+        """Return the fold of a group's calls; an empty one is made where there is none."""
+        key = (service, group)
         calls = self.calls.get(key)
         if calls is None:
-            owned = place.group != POOL_GROUP
-            calls = self.calls[key] = GroupCalls(keep_bodies=False, is_fenced=owned)
+            owned = group != POOL_GROUP
+            calls = self.calls[key] = GroupCalls(keep_bodies=self.keep_bodies, is_fenced=owned)
             self._tell_holder(key, calls)
         return calls
 
@@ -112,21 +140,21 @@ class RouterState:
         if (calls := self.calls.get(key)) is not None:
             self._tell_holder(key, calls)
         if isinstance(event, ev.GroupVacated):
-            self._finished[key] = event.evidence.get("finished") is True
+            self.finished[key] = event.evidence.get("finished") is True
         elif isinstance(event, ev.GroupPromoted):
-            self._finished.pop(key, None)
+            self.finished.pop(key, None)
 
     def _note_suspicion(self, place: Place, event: ev.Event | ev.UnknownEvent | None) -> None:
         match event:
             case ev.InstanceSuspected() if place.who == WATCH_WHO:
                 key = (place.service, place.group, event.instance)
-                self._suspected[key] = (event.incarnation, event.last_pulse_ns)
+                self.suspected[key] = (event.incarnation, event.last_pulse_ns)
             case ev.InstanceRecovered() | ev.InstanceLost() if place.who == WATCH_WHO:
-                self._suspected.pop((place.service, place.group, event.instance), None)
+                self.suspected.pop((place.service, place.group, event.instance), None)
             case ev.InstanceRegistered() | ev.InstanceLeft():
-                self._suspected.pop((place.service, place.group, place.who), None)
+                self.suspected.pop((place.service, place.group, place.who), None)
 
-    def replay(self, records: Iterable[Record]) -> RouterState:
+    def replay(self, records: Iterable[Record]) -> SystemState:
         """Fold many records."""
         for record in records:
             self.apply(record)
@@ -134,13 +162,13 @@ class RouterState:
 
     def was_finished(self, service: str, group: str) -> bool:
         """Tell whether the last holder of a vacant group had finished all that it had begun."""
-        return self._finished.get((service, group), False)
+        return self.finished.get((service, group), False)
 
     def pulse_at_suspicion_ns(self, instance: InstanceView) -> int:
         """Return the time of the last pulse that was known of a suspected instance when it became so; 0 for
         none.
         """
-        incarnation, at_ns = self._suspected.get((instance.service, instance.group, instance.id), ("", 0))
+        incarnation, at_ns = self.suspected.get((instance.service, instance.group, instance.id), ("", 0))
         return at_ns if incarnation == instance.incarnation else 0
 
     def open_calls(self, service: str, group: str) -> int:
@@ -150,7 +178,7 @@ class RouterState:
 
     def rate(self, service: str, group: str, now_ns: int) -> float:
         """Return how many calls a second a group concluded lately."""
-        rate = self._rates.get((service, group))
+        rate = self.rates.get((service, group))
         return rate.per_second(now_ns) if rate is not None else 0.0
 
     def counts(self, service: str, group: str) -> Counts:
@@ -179,9 +207,8 @@ class RouterState:
                 for (service, group), calls in sorted(self.calls.items())
             },
             "finished": {
-                f"{service}/{group}": finished
-                for (service, group), finished in sorted(self._finished.items())
+                f"{service}/{group}": finished for (service, group), finished in sorted(self.finished.items())
             },
             "schemas": sorted(self.schemas),
-            "pulses_at_suspicion": {"/".join(key): told for key, told in sorted(self._suspected.items())},
+            "pulses_at_suspicion": {"/".join(key): told for key, told in sorted(self.suspected.items())},
         }

@@ -7,9 +7,9 @@ from typing import Any
 import msgpack  # type: ignore[import-untyped]
 import pytest
 
+from aegisipc.eventstore import pulses
 from aegisipc.eventstore.log import Record
-from aegisipc.router.domain import pulses
-from aegisipc.router.domain.pulses import ConnectionId, InstanceKey, PulseBoard
+from aegisipc.eventstore.pulses import ConnectionId, InstanceKey, PulseBoard
 from tests.sdk.kit import EPOCH_NS, NS, ms
 
 A: InstanceKey = ("orders", "g", "a")
