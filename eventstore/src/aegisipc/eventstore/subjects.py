@@ -35,6 +35,7 @@ EVIDENCE: Final = "evidence"
 CONTRACT: Final = "contract"
 STATE: Final = "state"
 TERM: Final = "term"
+SNAPSHOT: Final = "snapshot"
 
 CONCLUSIONS: Final = frozenset({PEN, DEAD})
 """Kinds of the frames that the holder of a pen writes: dead letters stand apart, so that they can be listed.
@@ -91,6 +92,16 @@ class Subjects:
     def term(self) -> str:
         """Leadership among routers (compare-and-set)."""
         return f"{self.log_root}.{ROUTER_SERVICE}.{ROUTER_GROUP}.{TERM}"
+
+    @property
+    def snapshot_index(self) -> str:
+        """Which snapshots of the whole system there are (compare-and-set by the leading router)."""
+        return f"{self.log_root}.{ROUTER_SERVICE}.{ROUTER_GROUP}.{SNAPSHOT}.index"
+
+    @property
+    def snapshot_part(self) -> str:
+        """What these snapshots are made of."""
+        return f"{self.log_root}.{ROUTER_SERVICE}.{ROUTER_GROUP}.{SNAPSHOT}.part"
 
     def group(self, service: str, group: str) -> str:
         """Filter: everything of one group."""

@@ -71,13 +71,12 @@ class Effect(NamedTuple):
 class SystemState:
     """The fold. Deterministic: equal records give equal states.
 
-    With ``keep_bodies`` the arguments of open calls are kept, and outcomes carry their results; routers do
-    without. ``position`` and ``position_ns`` are those of the last record that was folded.
+    It reads headers only: arguments and results are not part of it. ``position`` and ``position_ns`` are those
+    of the last record that was folded.
     """
 
-    def __init__(self, subjects: Subjects, *, keep_bodies: bool = False) -> None:
+    def __init__(self, subjects: Subjects) -> None:
         self.subjects = subjects
-        self.keep_bodies = keep_bodies
         self.topology = Topology(subjects)
         self.calls: dict[GroupKey, GroupCalls] = {}
         self.schemas = KnownSchemas()
@@ -126,7 +125,7 @@ class SystemState:
         calls = self.calls.get(key)
         if calls is None:
             owned = group != POOL_GROUP
-            calls = self.calls[key] = GroupCalls(keep_bodies=self.keep_bodies, is_fenced=owned)
+            calls = self.calls[key] = GroupCalls(keep_bodies=False, is_fenced=owned)
             self._tell_holder(key, calls)
         return calls
 
