@@ -15,6 +15,51 @@ def _configure(parser: ArgumentParser) -> None:
     _configure_rpc(kinds)
     _configure_failover(kinds)
     _configure_keys(kinds)
+    _configure_replay(kinds)
+    _configure_projection(kinds)
+
+
+def _configure_replay(kinds: Any) -> None:
+    replay = kinds.add_parser(
+        "replay",
+        help="how long it takes to replay a log, and to start a router on it",
+        description="Real calls build a log; then aegis replay folds it to its end, from the beginning and "
+        "from the newest snapshot, and the router is started anew. Time and peak memory of each. Exit code 1 "
+        "if both come to different states.",
+    )
+    replay.add_argument(
+        "--calls", type=_count, default=100_000, metavar="N", help="calls in the log (default: %(default)s)"
+    )
+    replay.add_argument(
+        "--open",
+        type=_whole,
+        default=20_000,
+        metavar="N",
+        help="calls that nobody concludes, for the last measurement (default: %(default)s; 0: none)",
+    )
+    _add_common(replay)
+    replay.set_defaults(measure=_run_replay)
+
+
+def _configure_projection(kinds: Any) -> None:
+    projection = kinds.add_parser(
+        "projection",
+        help="how far the SQL read model is behind the log under load",
+        description="Calls at a steady rate, and a projector that writes all of them into a database: how "
+        "far it is behind, how fast it is alone, and whether every call is in its tables in the end (else "
+        "exit code 1).",
+    )
+    projection.add_argument(
+        "--rate", type=_count, default=10_000, metavar="N", help="calls per second (default: %(default)s)"
+    )
+    projection.add_argument(
+        "--seconds", type=_count, default=10, metavar="S", help="for how long (default: %(default)s)"
+    )
+    projection.add_argument(
+        "--sql", metavar="URL", help="the database, empty (default: a SQLite file that is removed afterwards)"
+    )
+    _add_common(projection)
+    projection.set_defaults(measure=_run_projection)
 
 
 def _configure_keys(kinds: Any) -> None:
@@ -143,6 +188,22 @@ def _run_failover(args: Namespace) -> int:
     return run_async(report(plan, as_json=args.json))
 
 
+def _run_replay(args: Namespace) -> int:
+    from aegisipc.eventstore.cli.running import run_async  # noqa: PLC0415 - heavy: not for --help
+    from bench.replays import Plan, report  # noqa: PLC0415 - as above
+
+    plan = Plan(args.calls, args.open, fsync=not args.no_fsync)
+    return run_async(report(plan, as_json=args.json))
+
+
+def _run_projection(args: Namespace) -> int:
+    from aegisipc.eventstore.cli.running import run_async  # noqa: PLC0415 - heavy: not for --help
+    from bench.projection import Plan, report  # noqa: PLC0415 - as above
+
+    plan = Plan(args.rate, args.seconds, args.sql, fsync=not args.no_fsync)
+    return run_async(report(plan, as_json=args.json))
+
+
 def _run_keys(args: Namespace) -> int:
     from aegisipc.eventstore.cli.running import run_async  # noqa: PLC0415 - heavy: not for --help
     from bench.keys import Plan, report  # noqa: PLC0415 - as above
@@ -166,13 +227,20 @@ def _count(text: str) -> int:
     return value
 
 
+def _whole(text: str) -> int:
+    value = int(text)
+    if value < 0:
+        raise ValueError(text)
+    return value
+
+
 def _counts(text: str) -> list[int]:
     return [_count(part) for part in text.split(",")]
 
 
 VERB = Verb(
     "bench",
-    "measure calls beside their baselines, failovers, and keys",
+    "measure calls beside their baselines, failovers, keys, replay, projection",
     _configure,
     _run,
     examples="""
@@ -180,6 +248,8 @@ aegis bench rpc
 aegis bench rpc --concurrency 64 --no-fsync --json
 aegis bench failover
 aegis bench keys --keys 1000000 --json
+aegis bench replay --calls 1000000 --json
+aegis bench projection --rate 10000 --json
 aegis bench failover --kills 10 --rate 1000 --effect once --no-system-account --json
 """,
 )

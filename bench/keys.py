@@ -10,7 +10,6 @@ from __future__ import annotations
 import random
 import signal
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator
@@ -23,6 +22,7 @@ from aegisipc.eventstore.cli.output import print_json, table
 from aegisipc.router.infrastructure.child import ChildProcess
 from aegisipc.router.infrastructure.embedded import EmbeddedServer
 from aegisipc.sdk import Client, connect
+from bench.processes import resident_mib
 from bench.rounds import Round, run_round
 from bench.stage import AEGIS, child
 
@@ -75,7 +75,7 @@ class Site:
         """Return the resident memory of each process, in MiB."""
         pids = {name: process.pid for name, process in self._children.items()}
         pids["nats-server"] = self._server.pid
-        return {name: round(_resident_mib(pid), 1) for name, pid in sorted(pids.items())}
+        return {name: round(resident_mib(pid), 1) for name, pid in sorted(pids.items())}
 
 
 @asynccontextmanager
@@ -176,15 +176,6 @@ async def _reuse(client: Client, numbers: list[int], concurrency: int) -> tuple[
 
 def _medians(rounds: list[Round]) -> dict[str, float]:
     return Round(*(round(statistics.median(of), 3) for of in zip(*rounds, strict=True)))._asdict()
-
-
-def _resident_mib(pid: int) -> float:
-    if sys.platform != "linux":
-        return float("nan")
-    for line in Path(f"/proc/{pid}/status").read_text(encoding="ascii").splitlines():
-        if line.startswith("VmRSS:"):
-            return int(line.split()[1]) / 1024
-    return float("nan")
 
 
 def _shown(found: dict[str, Any]) -> str:
