@@ -73,8 +73,8 @@ class Concluded(NamedTuple):
 
 class Folded(NamedTuple):
     """What one record changed: calls that became open, were claimed, were concluded, may run again (after a
-    doubt, or as dead letters), got evidence, wait for another attempt, are to be cancelled; and, where bodies
-    are kept, what was said of the shared state, in order.
+    doubt, or as dead letters), got evidence, wait for another attempt, are to be cancelled, were dead letters
+    and were discarded; and, where bodies are kept, what was said of the shared state, in order.
     """
 
     opened: Sequence[OpenCall] = ()
@@ -85,6 +85,7 @@ class Folded(NamedTuple):
     state: Sequence[tuple[Mark, bytes]] = ()
     retrying: Sequence[OpenCall] = ()
     cancels: Sequence[OpenCall] = ()
+    discarded: Sequence[CallId] = ()
 
 
 NOTHING: Final = Folded()
@@ -98,7 +99,6 @@ class GroupCalls:
     """
 
     __slots__ = (
-        "_letters",
         "accepted",
         "anomalies",
         "concluded",
@@ -107,6 +107,7 @@ class GroupCalls:
         "is_fenced",
         "keep_bodies",
         "keys",
+        "letters",
         "open",
         "outcomes",
         "requeueing",
@@ -130,7 +131,7 @@ class GroupCalls:
         self.keys = keys
         self.requeueing: OrderedDict[CallId, OpenCall] = OrderedDict()
         """Dead letters of a pool that came in a frame again, until somebody says that this counts."""
-        self._letters = Letters()
+        self.letters = Letters()
         self.sessions = Sessions()
         self.accepted = 0
         self.concluded: Counter[Mark] = Counter()
@@ -204,6 +205,7 @@ class GroupCalls:
         claimed, concluded, marks = [], [], []
         reopened: list[OpenCall] = []
         retrying: list[OpenCall] = []
+        discarded: list[CallId] = []
         state: list[tuple[Mark, bytes]] = []
         keep = self.outcomes.add if self.outcomes is not None else None
         bodies = frame.bodies or (None,) * len(frame.entries)
@@ -214,7 +216,7 @@ class GroupCalls:
                 self._note(mark, call_id, call, body, state)
                 continue
             if call is None:
-                call = self._reopened(mark, call_id, body, record)
+                call = self._reopened(mark, call_id, body, record, discarded)
                 if call is None:
                     continue
             after = _NEXT.get((call.state, event))
@@ -238,7 +240,7 @@ class GroupCalls:
             if mark in CLOSING:
                 del open_calls[call_id]
                 if mark is Mark.DEAD_LETTERED or call.dead_seq:
-                    self._letters.note(call_id, record.seq if mark is Mark.DEAD_LETTERED else 0)
+                    self.letters.note(call_id, record.seq if mark is Mark.DEAD_LETTERED else 0)
             else:
                 call.said_seq = record.seq
             if keep is not None:
@@ -250,6 +252,7 @@ class GroupCalls:
             reopened=reopened or (),
             state=state or (),
             retrying=retrying or (),
+            discarded=discarded or (),
         )
 
     def _note(
@@ -309,18 +312,21 @@ class GroupCalls:
         self.anomalies["about something else"] += 1
         return False
 
-    def _reopened(self, mark: Mark, call_id: CallId, body: bytes | None, record: Record) -> OpenCall | None:
+    def _reopened(
+        self, mark: Mark, call_id: CallId, body: bytes | None, record: Record, discarded: list[CallId]
+    ) -> OpenCall | None:
         """Return the dead letter that is to run again. Of other calls that are not open nothing counts."""
         if mark not in (Mark.REQUEUED, Mark.DISCARDED):
             self.anomalies["late"] += 1
             return None
-        if not (self.is_fenced or self._letters.is_about(call_id, mark, body)):
+        if not (self.is_fenced or self.letters.is_about(call_id, mark, body)):
             self.anomalies["about something else"] += 1
             return None
         call = self.requeueing.pop(call_id, None)
         if mark is Mark.DISCARDED:
-            self._letters.note(call_id, 0)
+            self.letters.note(call_id, 0)
             self.concluded[mark] += 1
+            discarded.append(call_id)
             return None
         if call is None:
             call = requeued(call_id, body, record, keep_body=self.keep_bodies)

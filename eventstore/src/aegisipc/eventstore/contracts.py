@@ -24,6 +24,7 @@ from typing import Any, Final, NamedTuple
 from aegisipc.eventstore.errors import LimitExceeded, MalformedPayload
 from aegisipc.eventstore.events import Contract, Effect, MethodContract, ServiceContract
 from aegisipc.eventstore.names import split_method
+from aegisipc.eventstore.nesting import is_deep
 from aegisipc.eventstore.schema_changes import Difference, Reading, Side, changes
 from aegisipc.eventstore.schema_forms import text_of
 
@@ -47,6 +48,8 @@ MAX_SCHEMA_BYTES: Final = 4 * 1024 * 1024
 """Of all schemas of a contract, as text."""
 MAX_PACKED_BYTES: Final = 384 * 1024
 """Of the same as it is stored."""
+MAX_SCHEMA_DEPTH: Final = 200
+"""Containers within each other, in the document of a method."""
 
 _EFFECTS: Final = (Effect.ONCE, Effect.IDEMPOTENT, Effect.PURE)
 """From the one that asks most of callers to the one that asks least."""
@@ -124,6 +127,8 @@ def read_schemas(text: str) -> Schemas:
     document = json.loads(text)
     if not isinstance(document, dict) or not isinstance(document.get("arguments"), dict):
         raise TypeError("not the schemas of a method")
+    if is_deep(document, MAX_SCHEMA_DEPTH):
+        raise ValueError("the schemas of a method are nested too deep")
     return document
 
 

@@ -30,8 +30,11 @@ from aegisipc.eventstore.bodies import RequeuedCall as RequeuedCall
 from aegisipc.eventstore.bodies import Resolution as Resolution
 from aegisipc.eventstore.bodies import RetryScheduled as RetryScheduled
 from aegisipc.eventstore.errors import LimitExceeded, MalformedPayload, NotEncodable
+from aegisipc.eventstore.nesting import is_deep
 
 MAX_EVENT_BYTES = 512 * 1024
+MAX_EVENT_DEPTH = 128
+"""Containers within each other, in the data of an event."""
 MAX_CANCELLED = 1000
 """Calls that one request to cancel may name."""
 DEFAULT_MAX_BACKLOG = 100_000
@@ -427,12 +430,15 @@ class GroupVacated(Event):
 
 @REGISTRY.event("router.elected.v1")
 class RouterElected(Event):
-    """``router`` leads from here on."""
+    """``router`` leads from here on. ``policy`` says with how much patience it decides; empty: nobody wrote
+    that down.
+    """
 
     term: int
     router: str
     incarnation: str
     cause: str
+    policy: dict[str, int] = Field(default_factory=dict)
 
 
 @REGISTRY.event("router.resigned.v1")
@@ -448,15 +454,22 @@ def encode_event(event: Event) -> bytes:
     """Return the record payload of `event`.
 
     Raises:
-        NotEncodable: when ``evidence`` or ``details`` holds what JSON cannot carry, or integers over 64 bits.
+        NotEncodable: when ``evidence`` or ``details`` holds what JSON cannot carry, integers over 64 bits, or
+            more than ``MAX_EVENT_DEPTH`` containers within each other.
         LimitExceeded: when nobody could read it: more than ``MAX_EVENT_BYTES``.
     """
     try:
-        packed: bytes = msgpack.packb([event.type, event.model_dump(mode="json")])
+        data = event.model_dump(mode="json")
+        packed: bytes = msgpack.packb([event.type, data])
     except (PydanticSerializationError, ValueError, TypeError, OverflowError, RecursionError) as error:
         raise NotEncodable(
             f"cannot encode an event of type {event.type!r}: {error}", type_name=event.type
         ) from error
+    if is_deep(data, MAX_EVENT_DEPTH):
+        raise NotEncodable(
+            f"cannot encode an event of type {event.type!r}: it is nested deeper than {MAX_EVENT_DEPTH}",
+            type_name=event.type,
+        )
     if len(packed) > MAX_EVENT_BYTES:
         raise LimitExceeded(
             f"cannot encode an event of type {event.type!r}: it takes {len(packed)} bytes, and the limit is "
@@ -485,4 +498,6 @@ def decode_event(payload: bytes, registry: Registry = REGISTRY) -> Event | Unkno
         ) from error
     if not isinstance(type_name, str) or not isinstance(data, dict):
         raise MalformedPayload("cannot read an event: it is not the MessagePack array [type, data]")
+    if is_deep(data, MAX_EVENT_DEPTH):
+        raise MalformedPayload(f"cannot read an event of type {type_name!r:.80}: it is nested too deep")
     return registry.build(type_name, data)

@@ -86,10 +86,11 @@ class Step(NamedTuple):
 
 class CallHistory:
     """The fold. Feed it with the records of ``fence`` from the beginning of the log up to the call's, and
-    with those of ``subjects`` from there on.
+    with those of ``subjects`` from there on. Where the log begins later than at its beginning, `topology` is
+    that of just before its first record.
     """
 
-    def __init__(self, subjects: Subjects, call: AcceptedCall) -> None:
+    def __init__(self, subjects: Subjects, call: AcceptedCall, topology: Topology | None = None) -> None:
         self.call = call
         self.steps = [Step(ACCEPTED, call.seq, call.at_ns, call.client, call.epoch)]
         self.omitted = 0
@@ -105,6 +106,8 @@ class CallHistory:
         """The latest word that it is given up."""
         self.resolution: Step | None = None
         """What ended the latest doubt."""
+        self.promotion: Step | None = None
+        """How whoever held the pen when the call was accepted had got it; ``None``: nobody held it."""
         self.attempts = 0
         """How often it was begun again alone; in a pool, since it last came to an end."""
         self.tries = 0
@@ -118,7 +121,7 @@ class CallHistory:
         ]
         """Filters: all that is said of it."""
         self._subjects = subjects
-        self._topology = Topology(subjects)
+        self._topology = topology if topology is not None else Topology(subjects)
         self._sessions = Sessions()
         self._latest: Mark | None = None
 
@@ -163,13 +166,17 @@ class CallHistory:
     def _move_pen(self, record: Record, place: Place) -> None:
         before = self.holder
         event = self._topology.apply(record, place)
-        if record.seq <= self.call.seq or self.is_final or not isinstance(event, ev.Event):
+        if self.is_final or not isinstance(event, ev.Event):
             return
         what = PEN_MOVES.get(type(event))
         if what is None or (what == "promoted" and self.holder == before):
             return  # written again, so that it does not age out
         by = str(getattr(event, "decided_by", ""))
-        self._add(Step(what, record.seq, record.timestamp_ns, by, self.holder[1], event=event))
+        step = Step(what, record.seq, record.timestamp_ns, by, self.holder[1], event=event)
+        if record.seq > self.call.seq:
+            self._add(step)
+        elif self.holder != before:
+            self.promotion = step if what == "promoted" else None
 
     def _read(self, record: Record, place: Place, frame: PenFrame) -> None:
         take = self._take_evidence if place.kind == EVIDENCE else self._take

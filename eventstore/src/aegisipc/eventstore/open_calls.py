@@ -27,16 +27,17 @@ class Evidence(NamedTuple):
 
 
 class OpenCall:
-    """A call without a final outcome. ``deadline_ns`` and ``since_ns`` (its latest change) are on the
-    server's clock; ``body`` is ``b""`` in header-only folds. ``attempts`` counts how often it was begun
-    again alone, because it may have taken an instance down; ``tries`` how many attempts failed by its retry
-    policy, and ``retry_at_ns`` is when the next one is due. ``cancel`` says who wants it cancelled, and why.
-    ``is_requeued``: it was a dead letter before, so it may have had effects already. ``said_seq`` is where
-    its latest claim or doubt stands; ``dead_seq``, in a pool, the dead letter from which it came back (0:
-    none).
+    """A call without a final outcome. ``accepted_ns``, ``deadline_ns`` and ``since_ns`` (its latest change)
+    are on the server's clock; ``body`` is ``b""`` in header-only folds. ``attempts`` counts how often it was
+    begun again alone, because it may have taken an instance down; ``tries`` how many attempts failed by its
+    retry policy, and ``retry_at_ns`` is when the next one is due. ``cancel`` says who wants it cancelled, and
+    why. ``is_requeued``: it was a dead letter before, so it may have had effects already. ``said_seq`` is
+    where its latest claim or doubt stands; ``dead_seq``, in a pool, the dead letter from which it came back
+    (0: none).
     """
 
     __slots__ = (
+        "accepted_ns",
         "attempts",
         "body",
         "call_id",
@@ -81,7 +82,7 @@ class OpenCall:
         self.state = CallState.ACCEPTED
         self.claimed_by: str | None = None
         self.claimed_epoch = 0
-        self.since_ns = since_ns
+        self.accepted_ns = self.since_ns = since_ns
         self.attempts = 0
         self.evidence: Evidence | None = None
         self.key: str | None = None

@@ -9,6 +9,7 @@ calls (workers, routers, readers of histories) leaves out what is about somethin
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Iterable
 from typing import Any, Final, NamedTuple
 
 from aegisipc.eventstore.codec import decode
@@ -84,6 +85,14 @@ class Letters:
         self._seqs.move_to_end(call_id)
         if len(self._seqs) > MAX_LETTERS:
             self._seqs.popitem(last=False)
+
+    def dump(self) -> list[tuple[CallId, int]]:
+        """Return what is remembered, oldest first."""
+        return list(self._seqs.items())
+
+    def load(self, plain: Iterable[tuple[CallId, int]]) -> None:
+        """Remember what :meth:`dump` gave."""
+        self._seqs = OrderedDict((call_id, seq) for call_id, seq in plain)
 
     def is_about(self, call_id: CallId, mark: Mark, body: bytes | None) -> bool:
         """Tell whether a word that deals with a dead letter is about the one that counts."""

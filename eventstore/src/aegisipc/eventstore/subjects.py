@@ -36,6 +36,8 @@ CONTRACT: Final = "contract"
 STATE: Final = "state"
 TERM: Final = "term"
 SNAPSHOT: Final = "snapshot"
+SNAPSHOT_INDEX: Final = "index"
+SNAPSHOT_PART: Final = "part"
 
 CONCLUSIONS: Final = frozenset({PEN, DEAD})
 """Kinds of the frames that the holder of a pen writes: dead letters stand apart, so that they can be listed.
@@ -96,12 +98,12 @@ class Subjects:
     @property
     def snapshot_index(self) -> str:
         """Which snapshots of the whole system there are (compare-and-set by the leading router)."""
-        return f"{self.log_root}.{ROUTER_SERVICE}.{ROUTER_GROUP}.{SNAPSHOT}.index"
+        return f"{self.log_root}.{ROUTER_SERVICE}.{ROUTER_GROUP}.{SNAPSHOT}.{SNAPSHOT_INDEX}"
 
     @property
     def snapshot_part(self) -> str:
         """What these snapshots are made of."""
-        return f"{self.log_root}.{ROUTER_SERVICE}.{ROUTER_GROUP}.{SNAPSHOT}.part"
+        return f"{self.log_root}.{ROUTER_SERVICE}.{ROUTER_GROUP}.{SNAPSHOT}.{SNAPSHOT_PART}"
 
     def group(self, service: str, group: str) -> str:
         """Filter: everything of one group."""

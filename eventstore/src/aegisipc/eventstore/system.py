@@ -71,8 +71,8 @@ class Effect(NamedTuple):
 class SystemState:
     """The fold. Deterministic: equal records give equal states.
 
-    It reads headers only: arguments and results are not part of it. ``position`` and ``position_ns`` are those
-    of the last record that was folded.
+    It reads headers only: arguments and results are not part of it. ``position`` and ``position_ns`` are
+    those of the last record that was folded.
     """
 
     def __init__(self, subjects: Subjects) -> None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from itertools import islice
 from typing import Any, Final
 
 from aegisipc.eventstore import events as ev
@@ -53,6 +54,9 @@ __all__ = [
 
 MAX_GONE_INSTANCES: Final = 64
 """How many gone instances a group remembers, newest first; older ones are in the log, not in the fold."""
+
+MAX_POLICY: Final = 32
+"""How many parts of a leader's policy are remembered."""
 
 MAX_ANOMALIES: Final = 64
 """How many kinds of anomaly are told apart; the rest counts as ``other``. Their names may come from a hostile
@@ -134,7 +138,12 @@ class Topology:
                 if event.term <= lead.term:
                     self._count("term did not rise")
                 self.leadership = Leadership(
-                    event.term, event.router, event.incarnation, record.seq, record.timestamp_ns
+                    event.term,
+                    event.router,
+                    event.incarnation,
+                    record.seq,
+                    record.timestamp_ns,
+                    _policy(event.policy),
                 )
             case ev.RouterResigned() if (event.term, event.incarnation) != (lead.term, lead.incarnation):
                 self._count("resigned without leading")
@@ -354,6 +363,7 @@ class Topology:
                 "incarnation": lead.incarnation,
                 "seq": lead.seq,
                 "since_ns": lead.since_ns,
+                "policy": lead.policy,
             },
             "services": {name: service_plain(self.services[name]) for name in sorted(self.services)},
             "anomalies": dict(sorted(self.anomalies.items())),
@@ -367,6 +377,12 @@ def _congestion(
         return None
     since_ns = group.congestion.since_ns if group.congestion else record.timestamp_ns
     return Congestion(event.open, event.limit, event.retry_after_ms, since_ns)
+
+
+def _policy(written: dict[str, int]) -> dict[str, int]:
+    """Return what may be one: a hostile record may hold more, and larger, than there is."""
+    sane = ((key, value) for key, value in sorted(written.items()) if 0 <= value < 1 << 63)
+    return dict(islice(sane, MAX_POLICY))
 
 
 def _by(author: str, reason: str) -> str:

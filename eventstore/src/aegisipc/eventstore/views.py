@@ -19,6 +19,9 @@ READY_STATES: Final = frozenset(
     }
 )
 
+type Role = Literal["active", "standby", "worker", "joining", "gone"]
+"""What an instance is in its group."""
+
 
 @dataclass(slots=True)
 class InstanceView:
@@ -129,6 +132,19 @@ class GroupView:
         return (i for i in self.instances.values() if i.is_ready)
 
 
+def role_of(group: GroupView, instance: InstanceView) -> Role:
+    """Return what an instance is in its group: ``active`` (it holds the pen), ``standby``, ``worker`` of a
+    pool, ``joining``, or ``gone``.
+    """
+    if not instance.is_live:
+        return "gone"
+    if group.mode == "pool":
+        return "worker" if instance.admitted else "joining"
+    if (group.holder, group.holder_incarnation) == (instance.id, instance.incarnation):
+        return "active"
+    return "standby" if instance.admitted and instance.is_ready else "joining"
+
+
 @dataclass(slots=True)
 class ServiceView:
     """One service: its groups, and which group each resource belongs to.
@@ -159,13 +175,16 @@ class ServiceView:
 
 @dataclass(slots=True)
 class Leadership:
-    """Which router leads. ``router`` is ``None`` when nobody does."""
+    """Which router leads. ``router`` is ``None`` when nobody does; ``policy`` is with how much patience it
+    decides, as it said when it was elected.
+    """
 
     term: int = 0
     router: str | None = None
     incarnation: str | None = None
     seq: int = 0
     since_ns: int = 0
+    policy: dict[str, int] = field(default_factory=dict)
 
 
 def service_plain(service: ServiceView) -> dict[str, Any]:

@@ -36,7 +36,7 @@ class Hints:
         wake: Callable[[], None],
     ) -> None:
         self._subjects = subjects
-        self._state, self._board, self._me = state, board, me
+        self.state, self._board, self._me = state, board, me
         self._wake = wake
         self._disconnects: Disconnects | None = None
         self._prober: Prober | None = None
@@ -72,10 +72,10 @@ class Hints:
 
     def _targets(self) -> Iterator[Target]:
         """Those whom the leader has to judge; who does not lead, asks nobody."""
-        if not leads(self._state, self._me):
+        if not leads(self.state, self._me):
             self._board.forget_probes()
             return
-        for service in self._state.topology.services.values():
+        for service in self.state.topology.services.values():
             for group in service.groups.values():
                 for instance in group.instances.values():
                     if instance.is_live and instance.admitted:

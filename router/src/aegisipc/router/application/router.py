@@ -10,6 +10,7 @@ import asyncio
 import json
 import secrets
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Final, Self
@@ -42,7 +43,10 @@ from aegisipc.eventstore.streams import LogOptions, create_log
 from aegisipc.eventstore.subjects import subjects_of
 from aegisipc.eventstore.system import SystemState
 from aegisipc.router.application.commands import Commands, Host
+from aegisipc.router.application.digesting import DigestDesk
 from aegisipc.router.application.hints import DEFAULT_PROBE_MS, Hints
+from aegisipc.router.application.snapshotting import SnapshotOptions, Snapshots
+from aegisipc.router.application.status import shown_calls, shown_pulses
 from aegisipc.router.domain.commands import Desk
 from aegisipc.router.domain.decide import Decision, Policy, RouterIdentity, decide, elect, leads
 from aegisipc.router.infrastructure.durability import DurabilityDesk, tell_durability
@@ -58,16 +62,6 @@ _REST: Final = 4
 """Between two looks at everything, at least so many times as long as the look took."""
 _CATCH_UP_S: Final = 600.0
 _APPEND_TIMEOUT_S: Final = 2.0
-_SHOWN: Final[dict[str, type]] = {
-    "running": int,
-    "waiting": int,
-    "open": int,
-    "epoch": int,
-    "fenced": int,
-    "doubts": int,
-    "healthy": bool,
-    "incarnation": str,
-}
 _UNREACHABLE: Final = (NotConnected, AckUnknown, NoResponders, LogFull, LogFailed)
 
 
@@ -76,7 +70,8 @@ class RouterOptions:
     """How to run a router. ``id`` defaults to a made-up one; ``log`` says how the streams are made, if they
     are missing; its records must not age out. ``system_url`` carries credentials of the system account,
     through which servers tell of connections that end. Live instances are probed every ``probe_ms`` (0: not
-    at all). ``sweep`` says when large bodies are removed (``None``: never).
+    at all). ``sweep`` says when large bodies are removed (``None``: never), ``snapshots`` when the state is
+    written down, so that the next start is quick.
     """
 
     url: str
@@ -87,6 +82,7 @@ class RouterOptions:
     system_url: str | None = field(default=None, repr=False)
     probe_ms: int = DEFAULT_PROBE_MS
     sweep: SweepOptions | None = field(default_factory=SweepOptions)
+    snapshots: SnapshotOptions = field(default_factory=SnapshotOptions)
 
 
 class Router:
@@ -115,6 +111,15 @@ class Router:
         self._commands: Commands | None = None
         self._sweeper: Sweeper | None = None
         self._servers: DurabilityDesk | None = None
+        self._digests: DigestDesk | None = None
+        self.beside: dict[str, Callable[[], Any]] = {}  # what else runs here, and adds to the status
+        self.snapshots = Snapshots(
+            self.subjects,
+            self.me.id,
+            options.snapshots,
+            is_leading=lambda: leads(self.state, self.me),
+            now_ns=lambda: self.board.now_ns,
+        )
         self.hints = Hints(self.subjects, self.state, self.board, self.me, self._wake.set)
 
     # -- life -------------------------------------------------------------------------------------------
@@ -127,7 +132,8 @@ class Router:
         await self.stop()
 
     async def start(self) -> None:
-        """Connect, make the streams where they are missing, and replay the log; returns when it follows.
+        """Connect, make the streams where they are missing, and read the log from the newest snapshot on;
+        returns when it follows.
 
         Raises:
             LogMisconfigured: the stream exists with another configuration, or records are to age out.
@@ -159,13 +165,16 @@ class Router:
     async def _replay(self, connection: Connection) -> None:
         began = time.monotonic()
         self._log = log = await create_log(connection, self.subjects, self.options.log)
+        self.state = self.hints.state = await self.snapshots.begin(log)
         bounds = await log.bounds()
         pulses = JetStreamLog(connection, self.subjects.pulse_stream)
         since = Start(time_ns=bounds.now_ns - self.options.policy.lost_after_ms * 1_000_000)
         self.board.now_ns = self.board.floor_ns = bounds.now_ns
         self._following = [
             await pulses.follow([f"{self.subjects.pulse_root}.>"], self._on_pulse, start=since),
-            await log.follow([self.subjects.everything], self._on_record),
+            await log.follow(
+                [self.subjects.everything], self._on_record, start=Start(self.state.position + 1)
+            ),
         ]
         self._subscriptions = [
             await connection.subscribe(self.subjects.api("status"), self._on_status, queue="routers"),
@@ -174,10 +183,19 @@ class Router:
             await following.caught_up(_CATCH_UP_S)
         self._commands = Commands(Host(self._desk, self._append, log, self._following[1], connection))
         self._subscriptions += await self._commands.subscribe(connection, self.subjects)
+        self._digests = DigestDesk(
+            connection, self.me, state=lambda: self.state, failure=lambda: self.failure
+        )
+        self._subscriptions.append(await self._digests.subscribe(self.subjects))
+        self.snapshots.start(log, self.state)
         self.replay_s = time.monotonic() - began
         self._move(RouterEvent.CAUGHT_UP)
         _log.info(
-            "replayed", router=self.me.id, position=self.state.position, seconds=round(self.replay_s, 3)
+            "replayed",
+            router=self.me.id,
+            position=self.state.position,
+            began_at=self.snapshots.began_at,
+            seconds=round(self.replay_s, 3),
         )
 
     def _sweep(self, connection: Connection, options: SweepOptions) -> None:
@@ -196,13 +214,9 @@ class Router:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self._tasks = []
-        await self.hints.stop()
-        if self._sweeper is not None:
-            await self._sweeper.stop()
-        if self._servers is not None:
-            await self._servers.stop()
-        if self._commands is not None:
-            await self._commands.stop()
+        for one in (self.hints, self.snapshots, self._digests, self._sweeper, self._servers, self._commands):
+            if one is not None:
+                await one.stop()
         if self._connection is not None:
             if leads(self.state, self.me):
                 await self._resign()
@@ -228,8 +242,10 @@ class Router:
 
     def _on_record(self, record: Record) -> None:
         try:
-            if self.state.apply(record):
+            effect = self.state.fold(record)
+            if effect.decides:
                 self._wake.set()
+            self.snapshots.note(record, effect)
         except BaseException as error:
             self.failure = error
             self._wake.set()
@@ -356,7 +372,6 @@ class Router:
 
     def status(self) -> dict[str, Any]:
         """Return what this router knows beside the topology: open calls and heartbeats. JSON-ready."""
-        counts = {f"{s}/{g}": self.state.counts(s, g) for s, g in sorted(self.state.calls)}
         return {
             "router": self.me.id,
             "phase": str(self.phase),
@@ -367,30 +382,15 @@ class Router:
             "skipped": self.skipped,
             **self.hints.status(),
             "objects": self._sweeper.status() if self._sweeper is not None else None,
-            "open_calls": {place: count.open for place, count in counts.items()},
-            "claimed": {place: count.claimed for place, count in counts.items()},
-            "doubts": {place: count.doubts for place, count in counts.items()},
-            "pulses": {
-                "/".join(key): {
-                    "age_ms": max(0, self.board.now_ns - p.at_ns) // 1_000_000,
-                    **_shown(p.report),
-                }
-                for key, p in sorted(self.board.instances.items())
-            },
+            "snapshot": self.snapshots.status(),
+            **{name: tell() for name, tell in self.beside.items()},
+            **shown_calls(self.state),
+            "pulses": shown_pulses(self.board),
         }
 
 
-def _shown(report: dict[str, Any]) -> dict[str, Any]:
-    """The board holds plain values only, but of whatever type a pulse gave them."""
-    return {
-        key: value if isinstance(value := report.get(key), kind) else None for key, kind in _SHOWN.items()
-    }
-
-
 def _check_keeps(options: LogOptions) -> None:
-    """What routes calls (who holds a group's pen, who is in it) is in records that are written once. If they
-    aged out, every client and instance that starts later would find no holder, and calls would be refused.
-    """
+    """Who holds a group's pen is said once. Aged out, it could not be found by whoever starts later."""
     if options.max_age_s:
         raise LogMisconfigured(
             f"cannot route on a log whose records age out (max_age_s={options.max_age_s:g}): groups would "

@@ -28,7 +28,18 @@ from aegisipc.eventstore.ids import CallId, format_call_id
 from aegisipc.eventstore.jetstream_api import format_time
 from aegisipc.eventstore.keys import SEGMENT_TYPE, decode_segment
 from aegisipc.eventstore.log import Record
-from aegisipc.eventstore.subjects import CALL, CONCLUSIONS, EVIDENCE, KEYS, STATE, Place, Subjects
+from aegisipc.eventstore.snapshot_records import PART_TYPE, decode_part
+from aegisipc.eventstore.subjects import (
+    CALL,
+    CONCLUSIONS,
+    EVIDENCE,
+    KEYS,
+    SNAPSHOT,
+    SNAPSHOT_PART,
+    STATE,
+    Place,
+    Subjects,
+)
 from aegisipc.router.cli import sayings
 
 _LONGEST: Final = 200
@@ -40,6 +51,7 @@ _STYLE_OF_KIND: Final = {
     "evidence": "yellow",
     "state": "dim",
     "keys": "dim",
+    "snapshot": "dim",
     "dead": "yellow",
     "cancel": "yellow",
 }
@@ -111,6 +123,8 @@ def _content(record: Record, place: Place) -> Plain:
         return _snapshot(record.payload)
     if place.kind == KEYS:
         return _segment(record.payload)
+    if place.kind == SNAPSHOT and place.who == SNAPSHOT_PART:
+        return _part(record.payload)
     try:
         type_name, data = msgpack.unpackb(record.payload)
     except (ValueError, TypeError, msgpack.UnpackException, RecursionError) as error:
@@ -185,6 +199,16 @@ def _snapshot(payload: bytes) -> Plain:
     }
 
 
+def _part(payload: bytes) -> Plain:
+    part = decode_part(payload)
+    return {
+        "type": PART_TYPE,
+        "snapshot": part.snapshot_id.hex(),
+        "number": part.number,
+        "piece_bytes": len(part.piece),
+    }
+
+
 def _essence(plain: Plain) -> str:
     if "error" in plain:
         return printable(str(plain["error"]))
@@ -199,4 +223,5 @@ _OF_FRAMES: Final[Mapping[str, Callable[[Plain], str]]] = {
     PEN_TYPE: lambda plain: sayings.of_marks(plain["entries"], plain["epoch"]),
     SNAPSHOT_TYPE: sayings.of_snapshot,
     SEGMENT_TYPE: sayings.of_segment,
+    PART_TYPE: sayings.of_part,
 }

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import os
 from argparse import ArgumentParser, Namespace
+from typing import Final
 
 from aegisipc.eventstore.cli import Verb, add_connection_options, add_json_option, add_wait_option
+from aegisipc.router.cli.projector import add_content_options, add_retention_options, check_content
+
+_MOST_SNAPSHOT_S: Final = 365 * 24 * 3600.0
 
 
 def configure(parser: ArgumentParser) -> None:
@@ -20,6 +24,8 @@ def configure(parser: ArgumentParser) -> None:
     _add_object_options(parser)
     add_policy_options(parser)
     _add_hint_options(parser)
+    _add_snapshot_options(parser)
+    _add_read_model_options(parser)
     add_json_option(parser)
     add_connection_options(parser)
     add_wait_option(parser)
@@ -84,6 +90,38 @@ def _add_hint_options(parser: ArgumentParser) -> None:
     )
 
 
+def _add_snapshot_options(parser: ArgumentParser) -> None:
+    """Add what says when the state is written down."""
+    parser.add_argument(
+        "--snapshot-every",
+        type=int,
+        default=100_000,
+        metavar="N",
+        help="while it leads, write a snapshot of the state into the log after so many words about calls, so "
+        "that routers start from there instead of from the beginning (default: %(default)s; 0: never)",
+    )
+    parser.add_argument(
+        "--snapshot-seconds",
+        type=float,
+        default=900,
+        metavar="S",
+        help="and after so long, if there was a word at all (default: %(default)s)",
+    )
+
+
+def _add_read_model_options(parser: ArgumentParser) -> None:
+    """Add what is about a projector beside the router."""
+    group = parser.add_argument_group("read model")
+    group.add_argument(
+        "--sql",
+        metavar="URL",
+        help="also keep this read model current, as aegis projector does: sqlite:///FILE or "
+        "postgresql://USER:PASSWORD@HOST/DATABASE (default: none)",
+    )
+    add_content_options(group)
+    add_retention_options(group)
+
+
 def check_policy(args: Namespace) -> None:
     """Refuse limits that make no sense."""
     if args.suspect_after_ms < 1 or args.lost_after_ms < args.suspect_after_ms:
@@ -99,6 +137,11 @@ def run(args: Namespace) -> int:
         args.usage_error("--replicas is at least 1; --max-bytes is 0 or more")
     if args.objects_max_bytes < 0 or args.objects_grace_s < 0:
         args.usage_error("--objects-max-bytes and --objects-grace-s are 0 or more")
+    if args.snapshot_every < 0 or not 1 <= args.snapshot_seconds <= _MOST_SNAPSHOT_S:
+        args.usage_error(
+            "--snapshot-every is 0 (never) or more, and --snapshot-seconds 1 to 31536000 (a year)"
+        )
+    check_content(args)
 
     from aegisipc.eventstore.cli.running import run_async  # noqa: PLC0415 - see eventstore.cli
     from aegisipc.router.cli.routing import route  # noqa: PLC0415 - heavy
@@ -114,17 +157,21 @@ VERB = Verb(
     description="""\
 Run a router until SIGTERM or Ctrl-C.
 
-It makes the namespace's log where there is none (with --replicas and --max-bytes), reads it, and prints a
-line that starts with 'ready' once it follows. One of the routers of a namespace leads; the others take over
-when it is gone. Calls do not pass through a router: without any, calls go on, but nobody is
-promoted.
+It makes the namespace's log where there is none (with --replicas and --max-bytes), reads it from the newest
+snapshot on, and prints a line that starts with 'ready' once it follows. One of the routers of a namespace
+leads; the others take over when it is gone. Calls do not pass through a router: without any, calls go on, but
+nobody is promoted.
 
 An instance that is silent is suspected, and its standby promoted. With credentials of the servers' system
 account (--system-url) the router need not wait for the silence: it hears at once that a connection ended.
-Should it lose that account, it says so, works on by the pulses, and connects again when it can.""",
+Should it lose that account, it says so, works on by the pulses, and connects again when it can.
+
+With --sql it keeps a read model current beside its work (aegis migrate up makes the tables). Whatever happens
+to that database, the router goes on; aegis status --json says how far the read model is.""",
     examples="""\
 aegis router --url nats://127.0.0.1:4222
 aegis router --name router-1 --replicas 3 --max-bytes 4294967296
+aegis router --sql postgresql://aegis@db/aegis --keep-calls 30d
 AEGIS_SYSTEM_URL=nats://sys:PASSWORD@127.0.0.1:4222 aegis router""",
     serves=True,
 )

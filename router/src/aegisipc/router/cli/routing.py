@@ -6,6 +6,8 @@ import asyncio
 import os
 import signal
 from argparse import Namespace
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Final
 
 from aegisipc.eventstore.cli import say
@@ -15,6 +17,7 @@ from aegisipc.eventstore.errors import LogFailed
 from aegisipc.eventstore.nats.options import ConnectOptions
 from aegisipc.eventstore.streams import LogOptions
 from aegisipc.router.application.router import Router, RouterOptions
+from aegisipc.router.application.snapshotting import SnapshotOptions
 from aegisipc.router.domain.decide import Policy
 from aegisipc.router.infrastructure.sweeping import SweepOptions
 
@@ -34,6 +37,7 @@ async def route(args: Namespace) -> int:
         policy=Policy(suspect_after_ms=args.suspect_after_ms, lost_after_ms=args.lost_after_ms),
         system_url=args.system_url,
         probe_ms=args.probe_ms,
+        snapshots=SnapshotOptions(every_entries=args.snapshot_every, every_s=args.snapshot_seconds),
     )
     stopping = asyncio.Event()
     starting = asyncio.get_running_loop().create_task(patiently(lambda: _started(options), args.wait))
@@ -51,8 +55,9 @@ async def route(args: Namespace) -> int:
             return 0
         raise
     try:
-        _announce(args, router)
-        await _until_over(router, stopping)
+        async with _read_model(args, router):
+            _announce(args, router)
+            await _until_over(router, stopping)
     finally:
         await router.stop()
     say(f"stopped router {router.me.id}")
@@ -63,6 +68,28 @@ async def _started(options: RouterOptions) -> Router:
     router = Router(options)
     await router.start()
     return router
+
+
+@asynccontextmanager
+async def _read_model(args: Namespace, router: Router) -> AsyncIterator[None]:
+    """Run a projector beside the router, if a database is named.
+
+    Raises:
+        DatabaseUnsupported: the database can be none. Whatever else is wrong with it does not stop a router.
+    """
+    if args.sql is None:
+        yield
+        return
+    from aegisipc.router.cli.projecting import options_of  # noqa: PLC0415 - heavy, and rarely needed
+    from aegisipc.router.infrastructure.projection import ProjectionTask  # noqa: PLC0415 - as above
+
+    projection = ProjectionTask(args.url, args.namespace, args.sql, options_of(args))
+    router.beside["projector"] = projection.status
+    projection.start()
+    try:
+        yield
+    finally:
+        await projection.stop()
 
 
 def _announce(args: Namespace, router: Router) -> None:
@@ -76,14 +103,18 @@ def _announce(args: Namespace, router: Router) -> None:
                 "namespace": args.namespace,
                 "pid": os.getpid(),
                 "position": router.state.position,
+                "began_at": router.snapshots.began_at,
                 "replay_s": router.replay_s,
                 "system_account": router.status()["system_account"],
             }
         )
         return
+    began_at = router.snapshots.began_at
+    read = f"read {router.state.position - began_at} records"
+    if began_at:
+        read += f" behind the snapshot of {began_at}"
     print(
-        f"ready router {router.me.id} of {args.namespace} at {servers}"
-        f" (read {router.state.position} records in {router.replay_s:.2f} s)",
+        f"ready router {router.me.id} of {args.namespace} at {servers} ({read} in {router.replay_s:.2f} s)",
         flush=True,
     )
 

@@ -96,6 +96,11 @@ def of_segment(plain: Plain) -> str:
     return f"{plain['keys']} idempotency {keys}, up to sequence {plain['covers']} (epoch {plain['epoch']})"
 
 
+def of_part(plain: Plain) -> str:
+    """Say what a part of a snapshot of the whole system is."""
+    return f"part {plain['number'] + 1} of snapshot {plain['snapshot'][:8]}: {plain['piece_bytes']} bytes"
+
+
 # -- marks ----------------------------------------------------------------------------------------------
 
 
@@ -236,6 +241,13 @@ def _elected(data: Plain) -> str:
     return f"{data['router']} leads term {data['term']}: {data['cause']}"
 
 
+def _system_snapshot(data: Plain) -> str:
+    parts = len(data["parts"])
+    size = f"{data['bytes']} bytes in {parts} part{'' if parts == 1 else 's'}"
+    snapshot = f"snapshot {data['sha256'][:8]}"
+    return f"{data['router']} wrote {snapshot}, the state up to sequence {data['covers']}: {size}"
+
+
 def _congested(data: Plain) -> str:
     wait_s = data["retry_after_ms"] / 1000
     return f"{data['open']} open calls of {data['limit']}: clients hold back, {wait_s:g} s{_decided(data)}"
@@ -273,4 +285,5 @@ _EVENTS: Final[Mapping[str, Callable[[Plain], str]]] = {
     "instance.yielded": lambda data: f"has finished epoch {data['epoch']}: {data['cause']}",
     "router.elected": _elected,
     "router.resigned": lambda data: f"{data['router']} leads term {data['term']} no more",
+    "system.snapshot": _system_snapshot,
 }

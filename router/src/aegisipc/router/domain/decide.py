@@ -8,6 +8,7 @@ refused by the server.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import asdict
 
 from aegisipc.eventstore import events as ev
 from aegisipc.eventstore.pulses import PulseBoard
@@ -40,7 +41,9 @@ def elect(
         if silence_ms <= policy.leader_after_ms:
             return None
         cause = f"leader {lead.router!r} has been silent for {silence_ms} ms"
-    event = ev.RouterElected(term=lead.term + 1, router=me.id, incarnation=me.incarnation, cause=cause)
+    event = ev.RouterElected(
+        term=lead.term + 1, router=me.id, incarnation=me.incarnation, cause=cause, policy=asdict(policy)
+    )
     return Decision(subjects.term, event, lead.seq)
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
 from typing import Final, NamedTuple
 
 from aegisipc.eventstore import events as ev
@@ -28,6 +28,21 @@ class Policy:
     """How long after the end of its connection an instance that gives no new pulse is lost."""
     handover_ms: int = 30_000
     """How long a holder may take to finish what it runs before another is promoted all the same."""
+
+
+POLICY_KEYS: Final = tuple(field.name for field in fields(Policy))
+"""What a policy consists of."""
+
+MAX_MS: Final = 30 * 24 * 3600 * 1000
+
+
+def policy_in(written: Mapping[str, int]) -> Policy:
+    """Return the policy that a leader wrote into the log. What a later version wrote beside what is known
+    here is left out, as is what cannot be.
+    """
+    known = {key: value for key, value in written.items() if key in POLICY_KEYS and 0 < value <= MAX_MS}
+    policy = Policy(**{**asdict(Policy()), **known})
+    return policy if policy.lost_after_ms >= policy.suspect_after_ms else Policy()
 
 
 @dataclass(frozen=True, slots=True)
