@@ -175,7 +175,7 @@ def _state(found: Run) -> Any:
         plain = json.loads(found.output.splitlines()[-1])
     except (ValueError, IndexError) as error:
         raise ChildFailed(f"cannot measure: aegis replay printed {found.output[:200]!r}") from error
-    return plain["digest"]
+    return [plain[name] for name in ("position", "leader", "groups", "in_doubt", "open")]
 
 
 def _figures(found: Run) -> dict[str, float]:

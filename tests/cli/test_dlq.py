@@ -239,7 +239,6 @@ def test_a_finished_call_and_an_unknown_one_are_not_cancelled(exchange: Exchange
         (["dlq", "requeue", "x"], "call id"),
         (["dlq", "requeue", NOBODYS, "--deadline", "0"], "--deadline"),
         (["dlq", "discard", NOBODYS, "--reason", "x" * 501], "500"),
-        (["calls"], "required"),
         (["calls", "cancel"], "CALL"),
         (["calls", "cancel", "x"], "call id"),
         (["calls", "cancel", NOBODYS, "--timeout", "0"], "number of seconds"),

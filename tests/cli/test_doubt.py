@@ -165,7 +165,7 @@ def test_without_a_router_there_is_no_list(office: Office) -> None:
 
 def test_the_history_of_a_call_in_doubt_reads_like_a_story(office: Office) -> None:
     done = office.doubt("show", office.calls[1])
-    head, _, timeline = done.out.partition("\n\n")
+    head, timeline, reasons = done.out.split("\n\n")
     assert f"call       {office.calls[1]}" in head
     assert "method     desk.order (group g1, resource acc_1)\narguments  1\nclient     trader-1\n" in head
     assert "state      in doubt" in head
@@ -178,6 +178,12 @@ def test_the_history_of_a_call_in_doubt_reads_like_a_story(office: Office) -> No
     assert "b holds the pen as epoch 2 (failover): " in lines[-2]
     assert lines[-1].split()[2:4] == ["b", "2"]
     assert "a claimed it in epoch 1 and lost the pen" in lines[-1]
+    assert "a gets the pen as epoch 1 (first), because: first instance of the group\n" in reasons
+    assert (
+        "b gets the pen as epoch 2 (failover), because: holder 'a' is suspected: its connection " in reasons
+    )
+    assert "former holder: a, epoch 1, " in reasons
+    assert "nothing counts that is written in epoch 1" in reasons.splitlines()[-1]
 
 
 def test_programs_are_told_the_whole_history(office: Office) -> None:

@@ -81,6 +81,13 @@ def test_values_that_json_does_not_have_become_text(capsys: pytest.CaptureFixtur
     assert json.loads(pretty_json(value)) == told
 
 
+def test_what_the_output_cannot_encode_is_told_to_programs_all_the_same(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    print_json({"name": "\udcff", "other": "ü"})
+    assert json.loads(capsys.readouterr().out) == {"name": "\udcff", "other": "ü"}
+
+
 def test_text_from_a_log_cannot_control_the_terminal() -> None:
     assert printable("a\x1b[2Jb\n") == r"a\x1b[2Jb\n"
     assert printable("é 東京") == "é 東京"

@@ -15,6 +15,7 @@ from aegisipc.eventstore.object_layout import bucket_of
 from aegisipc.eventstore.subjects import Subjects
 
 _API_TIMEOUT_S = 5.0
+_NAME_IN_USE = 10058
 _FORMING_S = 10.0
 _RETRY_S = 0.1
 
@@ -105,6 +106,45 @@ async def create_log(
     await _ensure(connection, pulse_config(subjects, options))
     await _ensure(connection, objects_config(subjects, options))
     return JetStreamLog(connection, subjects.stream)
+
+
+async def create_log_from(
+    connection: Connection, subjects: Subjects, options: LogOptions, *, first_seq: int, description: str
+) -> JetStreamLog | None:
+    """Make the log of a namespace, so that its first record will have the sequence `first_seq`; returns
+    ``None`` if there is a log already. The other streams are made by :func:`create_log`.
+
+    `description` has to be like no other: so of two who do this at once only one succeeds.
+
+    Raises:
+        ServerUnsuitable, LogFailed, NotConnected, AckUnknown, NoResponders: as the server says.
+    """
+    if await _info(connection, subjects.stream) is not None:
+        return None
+    wanted = log_config(subjects, options) | {"first_seq": first_seq, "description": description}
+    answer = await connection.request(
+        f"$JS.API.STREAM.CREATE.{subjects.stream}", json.dumps(wanted).encode(), timeout_s=_API_TIMEOUT_S
+    )
+    created = read_json(answer.payload)
+    if "error" not in created:
+        return JetStreamLog(connection, subjects.stream)
+    if created["error"].get("err_code") == _NAME_IN_USE:
+        return None
+    raise api_error(created["error"], subjects.stream)
+
+
+async def delete_log(connection: Connection, subjects: Subjects) -> None:
+    """Remove the log of a namespace, and nothing else of it: for whoever made it and could not finish.
+
+    Raises:
+        LogMissing, LogFailed, NotConnected, AckUnknown, NoResponders: as the server says.
+    """
+    answer = await connection.request(
+        f"$JS.API.STREAM.DELETE.{subjects.stream}", b"", timeout_s=_API_TIMEOUT_S
+    )
+    deleted = read_json(answer.payload)
+    if "error" in deleted:
+        raise api_error(deleted["error"], subjects.stream)
 
 
 async def open_log(connection: Connection, subjects: Subjects) -> JetStreamLog:

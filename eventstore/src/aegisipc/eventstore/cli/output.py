@@ -14,7 +14,10 @@ _STYLES = {"bold": "1", "dim": "2", "red": "31", "green": "32", "yellow": "33", 
 
 def print_json(value: Any) -> None:
     """Print `value` as one line of JSON, at once. Decimals, times, bytes and the like become strings."""
-    print(json.dumps(value, default=_jsonable, ensure_ascii=False, separators=(",", ":")), flush=True)
+    try:
+        print(json.dumps(value, default=_jsonable, ensure_ascii=False, separators=(",", ":")), flush=True)
+    except UnicodeEncodeError:  # an argument that is no UTF-8, or a terminal that has few characters
+        print(json.dumps(value, default=_jsonable, separators=(",", ":")), flush=True)
 
 
 def pretty_json(value: Any) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from aegisipc.eventstore.jetstream import JetStreamLog
 from aegisipc.eventstore.log import Log
@@ -13,6 +14,17 @@ from aegisipc.eventstore.nats.options import ConnectOptions
 from aegisipc.eventstore.streams import open_log
 from aegisipc.eventstore.subjects import Subjects, subjects_of
 from aegisipc.eventstore.system import SystemState
+
+
+class Claim(NamedTuple):
+    """Somebody says which state the log comes to after record ``seq``. ``why_not`` says why there is no
+    telling whether that is true, if so.
+    """
+
+    who: str
+    seq: int
+    digest: str
+    why_not: str = ""
 
 
 @dataclass(frozen=True)
@@ -31,6 +43,8 @@ class Source:
     base: Callable[[], SystemState] | None = None
     connection: Connection | None = field(default=None, repr=False)
     """Of a log on a server: whoever wants to ask its routers, too."""
+    claims: tuple[Claim, ...] = ()
+    """What whoever made it says that its records come to."""
 
 
 @asynccontextmanager

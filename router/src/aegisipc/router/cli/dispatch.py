@@ -30,9 +30,13 @@ OWN = {
     "resume": "aegisipc.router.cli.pause:RESUME",
     "verify": "aegisipc.router.cli.verify:VERB",
     "log": "aegisipc.router.cli.log:VERB",
+    "replay": "aegisipc.router.cli.replay:VERB",
     "doubt": "aegisipc.router.cli.doubt:VERB",
     "dlq": "aegisipc.router.cli.dlq:VERB",
     "calls": "aegisipc.router.cli.calls:VERB",
+    "promotions": "aegisipc.router.cli.promotions:VERB",
+    "instances": "aegisipc.router.cli.instances:VERB",
+    "projector": "aegisipc.router.cli.projector:VERB",
     "contract": "aegisipc.router.cli.contract:VERB",
 }
 """Where the verbs of this distribution are. ``aegis --help`` shows them in this order."""
@@ -135,7 +139,7 @@ def _top_help() -> str:
             text = verb.help if verb else ""
         except Exception as error:  # noqa: BLE001 - one broken plug-in must not hide the other verbs
             text = f"(cannot be loaded: {type(error).__name__}: {error})"
-        lines.append(f"  {name:<9} {text}")
+        lines.append(f"  {name:<10} {text}")
     return f"{_INTRO}\nverbs:\n" + "\n".join(lines) + f"\n{_OUTRO}\n"
 
 

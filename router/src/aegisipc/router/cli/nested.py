@@ -9,18 +9,36 @@ from aegisipc.eventstore.cli import add_connection_options, add_json_option
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import Any
 
 EXAMPLE_CALL = "019a9e6e-8d5b-7000-8000-3b9aca000001"
 """A call id for the examples in help texts."""
 
 
-class Nested:
-    """The verbs of one verb."""
+class _OptionsLast(_SubParsersAction):  # type: ignore[type-arg]  # it is no generic class when it runs
+    """Refuses options that come before the inner verb: they would be the outer verb's, and do nothing."""
 
-    def __init__(self, parent: ArgumentParser, name: str) -> None:
+    def __call__(
+        self, parser: ArgumentParser, namespace: Namespace, values: Any, option_string: str | None = None
+    ) -> None:
+        """Hand the rest of the words to the parser of the inner verb."""
+        for action in parser._actions:  # argparse has no other way to ask
+            given = getattr(namespace, action.dest, action.default)
+            if action.option_strings and action.dest != "verbose" and given != action.default:
+                option = action.option_strings[-1]
+                parser.error(f"{option} comes after the inner verb: {parser.prog} {values[0]} … {option} …")
+        super().__call__(parser, namespace, values, option_string)
+
+
+class Nested:
+    """The verbs of one verb. `required`: it does nothing without them."""
+
+    def __init__(self, parent: ArgumentParser, name: str, *, required: bool = True) -> None:
         self._parent = parent
         self._name = name
-        self._verbs: _SubParsersAction[ArgumentParser] = parent.add_subparsers(metavar="VERB", required=True)
+        self._verbs: _SubParsersAction[ArgumentParser] = parent.add_subparsers(
+            metavar="VERB", required=required, action=_OptionsLast
+        )
 
     def add(
         self, name: str, does: str, description: str, example: str, run: Callable[[Namespace], int]

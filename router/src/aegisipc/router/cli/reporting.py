@@ -22,6 +22,7 @@ from aegisipc.eventstore.nats.options import ConnectOptions
 from aegisipc.eventstore.streams import open_log
 from aegisipc.eventstore.subjects import Subjects, subjects_of
 from aegisipc.eventstore.topology import GroupView, InstanceView, Topology
+from aegisipc.eventstore.views import role_of
 
 _ROUTER_TIMEOUT_S: Final = 0.3
 _MOST_PULSES: Final = 1000
@@ -248,21 +249,8 @@ def _complete(status: Status, view: GroupView, plain: dict[str, Any]) -> None:
     for name, instance in plain["instances"].items():
         found = view.instances[name]
         pulse = status.pulse(found)
-        instance["role"] = role(view, found)
+        instance["role"] = role_of(view, found)
         instance["eligible"] = found.is_eligible
         instance["last_pulse_ms"] = round(pulse.age_s * 1000) if pulse else None
         instance["fenced"] = status.fenced(found)
         instance["pulse"] = pulse.report if pulse else None
-
-
-def role(group: GroupView, instance: InstanceView) -> str:
-    """Return what an instance is in its group: ``active`` (it holds the pen), ``standby``, ``worker`` of a
-    pool, ``joining``, or ``gone``.
-    """
-    if not instance.is_live:
-        return "gone"
-    if group.mode == "pool":
-        return "worker" if instance.admitted else "joining"
-    if (group.holder, group.holder_incarnation) == (instance.id, instance.incarnation):
-        return "active"
-    return "standby" if instance.admitted and instance.is_ready else "joining"

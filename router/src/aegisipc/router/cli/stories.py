@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from contextlib import suppress
-from datetime import UTC, datetime
 from typing import Any, Final
 
 from pydantic_core import PydanticSerializationError, to_json
@@ -20,6 +19,8 @@ from aegisipc.eventstore.jetstream_api import format_time
 from aegisipc.eventstore.lifecycles import CallState
 from aegisipc.eventstore.memories import Outcome
 from aegisipc.eventstore.references import reference_in
+from aegisipc.router.cli.story_reasons import reasons
+from aegisipc.router.cli.times import shown_time
 
 _LONGEST: Final = 300
 _STYLE: Final = {
@@ -89,6 +90,7 @@ def as_plain(history: CallHistory) -> Plain:
         "attempts": history.attempts,
         "holder": holder,
         "epoch": epoch,
+        "promotion": None if history.promotion is None else _step_plain(history.promotion),
         "steps": [_step_plain(step) for step in history.steps],
         "omitted": history.omitted,
     }
@@ -129,12 +131,12 @@ def _step_plain(step: Step) -> Plain:
 
 
 def as_text(history: CallHistory, paint: Paint) -> str:
-    """Tell the history of a call: what it is, and a timeline."""
+    """Tell the history of a call: what it is, a timeline, and why the router decided as it did."""
     rows = [_row(step, history) for step in history.steps]
     lines = [*_head(history, paint), "", table(("TIME", "SEQ", "WRITER", "EPOCH", "WHAT"), rows, paint)]
     if history.omitted:
         lines.append(paint("dim", f"{history.omitted} steps before the last one are left out"))
-    return "\n".join(lines)
+    return "\n".join([*lines, *reasons(history, paint)])
 
 
 def _head(history: CallHistory, paint: Paint) -> list[str]:
@@ -147,7 +149,7 @@ def _head(history: CallHistory, paint: Paint) -> list[str]:
         *_arguments(call),
         *_key(call),
         f"client     {printable(call.client)}",
-        f"deadline   {_time(call.deadline_ns)}",
+        f"deadline   {shown_time(call.deadline_ns)}",
         f"state      {paint(_STYLE[state], shown) if state in _STYLE else shown}",
     ]
 
@@ -170,7 +172,7 @@ def _row(step: Step, history: CallHistory) -> list[object]:
     style = "yellow" if step.mark is Mark.IN_DOUBT else ""
     epoch = None if history.is_pool or step.what == EVIDENCED else step.epoch
     return [
-        _time(step.at_ns),
+        shown_time(step.at_ns),
         step.seq,
         printable(step.writer),
         epoch,
@@ -223,7 +225,7 @@ def _of_key(step: Step) -> str:
 def _retry(said: Any) -> str:
     match said:
         case {"attempt": attempt, "due_ns": int(due_ns), "error": error}:
-            return f"attempt {attempt} failed ({_error(error)}); the next is due at {_time(due_ns)}"
+            return f"attempt {attempt} failed ({_error(error)}); the next is due at {shown_time(due_ns)}"
     return "an attempt failed, and another one follows"
 
 
@@ -272,8 +274,3 @@ def _error(said: Any) -> str:
 
 def _compact(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False)
-
-
-def _time(at_ns: int) -> str:
-    seconds, ns = divmod(at_ns, 1_000_000_000)
-    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}.{ns // 1_000_000:03}Z"

@@ -37,7 +37,7 @@ async def tail(args: Namespace) -> int:
             show(record)
             position = max(position, record.seq)
         if args.follow:
-            await _follow(log, wanted, max(position + 1, args.from_seq or 1), show)
+            await follow(log, wanted, max(position + 1, args.from_seq or 1), show)
     return 0
 
 
@@ -103,8 +103,8 @@ async def _from(log: JetStreamLog, wanted: str, args: Namespace) -> AsyncIterato
                 return
 
 
-async def _follow(log: JetStreamLog, wanted: str, seq: int, show: Callable[[Record], None]) -> None:
-    """Print what comes from `seq` on, until cancelled."""
+async def follow(log: JetStreamLog, wanted: str, seq: int, show: Callable[[Record], None]) -> None:
+    """Show what comes from `seq` on, until cancelled."""
     arrived: deque[Record] = deque()
     something = asyncio.Event()
 
