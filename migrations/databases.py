@@ -29,8 +29,8 @@ class Database:
         self._url = _parsed(url)
         self.shown = self._url.render_as_string(hide_password=True)
 
-    def check_exists(self) -> None:
-        """Check that a file is there, if it is to be one: connecting would make it.
+    def check_exists(self, maker: str = "aegis migrate effects up") -> None:
+        """Check that a file is there, if it is to be one: connecting would make it. `maker`: what makes it.
 
         Raises:
             DatabaseUnreachable: it is not.
@@ -42,7 +42,7 @@ class Database:
             and not Path(name).exists()
         ):
             raise DatabaseUnreachable(
-                f"cannot open {self.shown!r}: there is no such file; `aegis migrate effects up` makes it",
+                f"cannot open {self.shown!r}: there is no such file; `{maker}` makes it",
                 database=self.shown,
             )
 
