@@ -22,7 +22,7 @@ from aegisipc.eventstore.cli.output import print_json, table
 from aegisipc.router.infrastructure.child import ChildProcess
 from aegisipc.router.infrastructure.embedded import EmbeddedServer
 from aegisipc.sdk import Client, connect
-from bench.processes import resident_mib
+from bench.processes import memory_mib
 from bench.rounds import Round, run_round
 from bench.stage import AEGIS, child
 
@@ -75,7 +75,7 @@ class Site:
         """Return the resident memory of each process, in MiB."""
         pids = {name: process.pid for name, process in self._children.items()}
         pids["nats-server"] = self._server.pid
-        return {name: round(resident_mib(pid), 1) for name, pid in sorted(pids.items())}
+        return {name: round(memory_mib(pid), 1) for name, pid in sorted(pids.items())}
 
 
 @asynccontextmanager

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from typing import NamedTuple
+from pathlib import Path
+from typing import Final, NamedTuple
 
 from bench.stage import ChildFailed
 
-_KIB_PER_MAXRSS = 1 if sys.platform != "darwin" else 1 / 1024
+_LOOK_S: Final = 0.02
 
 
 class Run(NamedTuple):
@@ -29,29 +29,34 @@ async def run(name: str, argv: Sequence[str]) -> Run:
     Raises:
         ChildFailed: it ended with another exit code than 0.
     """
-    return await asyncio.to_thread(_run, name, argv)
-
-
-def _run(name: str, argv: Sequence[str]) -> Run:
     began = time.perf_counter()
-    with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True) as process:  # noqa: S603 - our own programs
-        assert process.stdout is not None  # noqa: S101 - for the type checker
-        output = process.stdout.read()
-        _, status, usage = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
+    process = await asyncio.create_subprocess_exec(*argv, stdout=subprocess.PIPE)
+    reading = asyncio.ensure_future(process.communicate())
+    peak_mib = 0.0
+    try:
+        while not reading.done():
+            # What the kernel tells at the end counts the memory of the process that forked it, too.
+            peak_mib = max(peak_mib, memory_mib(process.pid, "VmHWM"))
+            await asyncio.wait({reading}, timeout=_LOOK_S)
+    finally:
+        if process.returncode is None:
+            process.kill()
+    output = (await reading)[0].decode()
     wall_s = time.perf_counter() - began
     if process.returncode != 0:
         why = f"{name} ended with exit code {process.returncode}: {output[-500:]}"
         raise ChildFailed(f"cannot measure: {why}")
-    return Run(round(wall_s, 3), round(usage.ru_maxrss * _KIB_PER_MAXRSS / 1024, 1), output)
+    return Run(round(wall_s, 3), round(peak_mib, 1), output)
 
 
-def resident_mib(pid: int) -> float:
-    """Return the memory that a process has now (Linux; elsewhere not a number)."""
+def memory_mib(pid: int, what: str = "VmRSS") -> float:
+    """Return the memory that a process has now, or (``VmHWM``) had at most; 0 if it has ended (Linux;
+    elsewhere not a number).
+    """
     if sys.platform != "linux":
         return float("nan")
-    with open(f"/proc/{pid}/status", encoding="ascii") as lines:  # noqa: PTH123 - not a file of ours
-        for line in lines:
-            if line.startswith("VmRSS:"):
-                return int(line.split()[1]) / 1024
-    return float("nan")
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text(encoding="ascii").splitlines()
+    except (OSError, UnicodeDecodeError):
+        return 0.0
+    return next((int(line.split()[1]) / 1024 for line in lines if line.startswith(f"{what}:")), 0.0)

@@ -26,7 +26,7 @@ from aegisipc.router.infrastructure.child import ChildProcess
 from aegisipc.router.infrastructure.embedded import EmbeddedServer
 from aegisipc.sdk import connect
 from bench.load import Load
-from bench.processes import resident_mib, run
+from bench.processes import memory_mib, run
 from bench.relay import RESOURCES, Relayed
 from bench.stage import AEGIS, child
 from bench.workload import ORDER
@@ -102,13 +102,14 @@ async def measure(plan: Plan) -> dict[str, Any]:
         began = time.perf_counter()
         await _reached(site, await _last_seq(site.url))
         caught_up_s = time.perf_counter() - began
-        memory = resident_mib(site.projector.pid)
+        memory = memory_mib(site.projector.pid)
         rows = await asyncio.to_thread(_succeeded, site.database)
         rebuilt = await run(
             "aegis migrate rebuild",
             (*AEGIS, "migrate", "rebuild", "--sql", site.sql, "--url", site.url, "--json"),
         )
         rows_rebuilt = await asyncio.to_thread(_succeeded, site.database)
+        rebuilt_s = float(json.loads(rebuilt.output.splitlines()[-1])["seconds"])
     lags.sort()
     return {
         "database": make_url(site.sql).get_backend_name(),
@@ -122,10 +123,9 @@ async def measure(plan: Plan) -> dict[str, Any]:
         "caught_up_s": round(caught_up_s, 3),
         "projector_mib": round(memory, 1),
         "missing": load.made - load.errors.total() - rows,
-        "rebuild_s": rebuilt.wall_s,
-        "rebuild_calls_per_s": round(rows_rebuilt / rebuilt.wall_s),
+        "rebuild_s": rebuilt_s,
+        "rebuild_calls_per_s": round(rows_rebuilt / rebuilt_s),
         "rebuild_peak_mib": rebuilt.peak_mib,
-        "rebuild": json.loads(rebuilt.output.splitlines()[-1]),
         "missing_after_rebuild": rows - rows_rebuilt,
     }
 
@@ -190,7 +190,7 @@ def _shown(found: dict[str, Any]) -> str:
         f"nothing was left {found['caught_up_s']:.2f} s after the last call"
     )
     rebuilt = (
-        f"filled anew in {found['rebuild_s']:.1f} s: {found['rebuild_calls_per_s']:,} calls/s; peak memory "
-        f"{found['rebuild_peak_mib']:,.0f} MiB"
+        f"filled anew in {found['rebuild_s']:.1f} s (without the start of the program): "
+        f"{found['rebuild_calls_per_s']:,} calls/s; peak memory {found['rebuild_peak_mib']:,.0f} MiB"
     )
     return "\n".join([made, behind, rebuilt])

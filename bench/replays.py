@@ -24,7 +24,7 @@ from aegisipc.eventstore.replay import open_live
 from aegisipc.router.infrastructure.child import ChildProcess
 from aegisipc.router.infrastructure.embedded import EmbeddedServer
 from aegisipc.sdk import Client, connect
-from bench.processes import Run, resident_mib, run
+from bench.processes import Run, memory_mib, run
 from bench.rounds import run_round
 from bench.stage import AEGIS, ChildFailed, child
 from bench.workload import ORDER
@@ -63,7 +63,7 @@ class Site:
         return {
             "ready_s": round(took, 3),
             "read_s": float(said.group(1)) if said else float("nan"),
-            "memory_mib": round(resident_mib(self._router.pid), 1),
+            "memory_mib": round(memory_mib(self._router.pid), 1),
         }
 
     async def stop_router(self) -> None:

@@ -11,6 +11,7 @@ from sqlalchemy import URL, Connection, create_engine, make_url, pool
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import create_async_engine
 
+from aegisipc.eventstore.sql.urls import for_asyncpg, shown_url
 from aegisipc.sdk.failures import shown
 from migrations.errors import DatabaseUnreachable, DatabaseUnsupported, MigrationError
 
@@ -27,7 +28,7 @@ class Database:
 
     def __init__(self, url: str) -> None:
         self._url = _parsed(url)
-        self.shown = self._url.render_as_string(hide_password=True)
+        self.shown = shown_url(make_url(url))
 
     def check_exists(self, maker: str = "aegis migrate effects up") -> None:
         """Check that a file is there, if it is to be one: connecting would make it. `maker`: what makes it.
@@ -94,6 +95,11 @@ class _connecting:  # noqa: N801 - reads as a statement
     def __enter__(self) -> None: ...
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, TypeError | ValueError):
+            raise DatabaseUnsupported(
+                f"cannot use {self._shown!r}: {error}; correct what the URL says behind the '?'",
+                database=self._shown,
+            ) from error
         if isinstance(error, SQLAlchemyError | OSError) or type(error).__module__.startswith("asyncpg"):
             assert error is not None  # noqa: S101 - for the type checker
             raise DatabaseUnreachable(
@@ -103,22 +109,22 @@ class _connecting:  # noqa: N801 - reads as a statement
             ) from error
 
 
-def _parsed(given: str) -> URL:
+def _parsed(text: str) -> URL:
     try:
-        url = make_url(given)
+        url = make_url(text)
     except (ArgumentError, ValueError) as error:
         raise DatabaseUnsupported(f"cannot read the URL of a database: {_SUPPORTED}") from error
     kind = url.get_backend_name()
-    shown_url = url.render_as_string(hide_password=True)
+    given = shown_url(url)
     if kind not in ("sqlite", "postgresql"):
-        raise DatabaseUnsupported(f"cannot migrate {shown_url!r}: {_SUPPORTED}", database=shown_url)
+        raise DatabaseUnsupported(f"cannot migrate {given!r}: {_SUPPORTED}", database=given)
     if kind == "sqlite" and url.database in (None, "", ":memory:"):
         raise DatabaseUnsupported(
-            f"cannot migrate {shown_url!r}: a database in memory is gone when this ends; {_SUPPORTED}",
-            database=shown_url,
+            f"cannot migrate {given!r}: a database in memory is gone when this ends; {_SUPPORTED}",
+            database=given,
         )
     if url.drivername == "postgresql":  # whichever SQLAlchemy takes by default: this is the one that is here
-        return url.set(drivername="postgresql+asyncpg")
+        return for_asyncpg(url)
     return url
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import signal
 import uuid
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +15,7 @@ import pytest
 
 from aegisipc.router.cli.main import main
 from aegisipc.sdk import connect
-from tests.cli.programs import Ended, System
+from tests.cli.programs import Aegis, Ended, System
 
 NOBODYS = "019a9e6e-8d5b-7000-8000-3b9aca000001"
 
@@ -181,6 +183,19 @@ def test_what_cannot_be_exported_is_said(system: System, here: Run, path: Path) 
     assert refused("--from", "1") == "bundle_exists"
     path = path.parent / "nowhere" / "x.aegis"
     assert refused("--from", "1") == "os_error"
+
+
+@pytest.mark.parametrize(
+    "words", [["log", "verify"], ["replay", "--bundle"], ["log", "export", "--from", "1", "--bundle"]]
+)
+def test_reading_a_long_bundle_ends_at_ctrl_c(aegis: Aegis, tmp_path: Path, words: list[str]) -> None:
+    """Of a pipe into which nobody writes no reading ever ends by itself."""
+    path = tmp_path / "endless"
+    os.mkfifo(path)
+    program = aegis.start(*words, str(path))
+    with path.open("wb"):  # opened as soon as it is read
+        assert program.stop(signal.SIGINT) == 130
+    assert program.err == []
 
 
 def test_another_file_is_no_bundle(here: Run, path: Path) -> None:

@@ -8,7 +8,7 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +73,7 @@ class Told:
 
 
 @pytest.fixture
-def told(capsys: pytest.CaptureFixture[str], model: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Told]:
+def told(capsys: pytest.CaptureFixture[str], model: str, monkeypatch: pytest.MonkeyPatch) -> Told:
     for name in ("AEGIS_URL", "AEGIS_NAMESPACE"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("AEGIS_SQL", model)

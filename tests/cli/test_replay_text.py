@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import re
+from argparse import Namespace
 
 import msgpack  # type: ignore[import-untyped]
 import pytest
@@ -17,13 +18,16 @@ from aegisipc.eventstore.frames import (
     PenFrame,
     encode_pen,
 )
+from aegisipc.eventstore.ids import format_call_id
 from aegisipc.eventstore.replay import (
     ALL,
     Filters,
     diff,
     resolve,
 )
+from aegisipc.router.cli import replaying
 from aegisipc.router.cli.replay_changes import told
+from aegisipc.router.cli.replay_deciding import about_to_decide
 from aegisipc.router.cli.replay_events import list_events
 from aegisipc.router.cli.replay_panes import MOST_DOUBTS, MOST_OPEN
 from aegisipc.router.cli.replay_silences import Silence, Silences
@@ -49,6 +53,26 @@ async def test_what_the_leader_was_about_to_decide_is_told() -> None:
     assert "about to decide, as far as log and heartbeats tell:" in await scene.text()
     assert "group.promoted: epoch 2 to b (failover): holder 'a' is suspected" in await scene.text()
     assert (await scene.view(Filters(service="other")))["about_to_decide"] == []
+
+
+async def test_what_was_about_to_be_decided_depends_on_the_leaders_policy() -> None:
+    """With this one it takes 40 s until an instance is lost: longer than heartbeats are read for a view."""
+    scene = Scene()
+    policy = {"lost_after_ms": 40_000}
+    elected = ev.RouterElected(term=2, router="r", incarnation="r1", cause="t", policy=policy)
+    scene.log.say(NS.term, elected)
+    last_ns = scene.log.now_ns
+    scene.beat("a", seconds=2)
+    event = ev.InstanceSuspected(
+        instance="b", incarnation="1", last_pulse_ns=last_ns, silence_ms=2000, decided_by="r"
+    )
+    scene.log.say(NS.watch(SERVICE, GROUP), event)
+    for seconds, decisions in ((37, []), (2, ["instance.lost.v1"])):
+        scene.beat("a", seconds=seconds)
+        source = await scene.source()
+        point = await resolve(source, "end")
+        told = about_to_decide(*await replaying.folded(source, point), point, ALL)
+        assert [each["type"] for each in told] == decisions
 
 
 async def test_nothing_is_decided_where_nobody_leads_or_nobody_was_heard() -> None:
@@ -88,6 +112,26 @@ async def test_long_lists_are_cut_and_counted() -> None:
     assert f"{len(ids)} calls are open ({len(doubted)} in doubt, see above), the oldest:" in text
     assert text.count(" accepted ") == MOST_OPEN
     assert "\n7 more (--json lists them)\n" in text
+
+
+async def test_of_many_open_calls_none_is_new_that_was_only_left_out_before(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(replaying, "MAX_COMPARED", 3)
+    scene = Scene()
+    caller = Caller(scene.log)
+    old = [caller.send(a_call("pay", "acc_1"))[0] for _ in range(5)]
+    done = PenFrame(1, 1, 1, [PenEntry(Mark.EXPIRED, each) for each in old[:3]], [None] * 3)
+    before = len(scene.log.records)
+    scene.log.append(NS.pen(SERVICE, GROUP, "a"), encode_pen(done))
+    new = caller.send(a_call("pay", "acc_2"))[0]
+    args = Namespace(diff=[str(before), "end"], from_beginning=False, json=True)
+    assert await replaying._diff(args, await scene.source(), ALL) == 0
+    told = capsys.readouterr()
+    changes = [each for each in json.loads(told.out)["changes"] if each["path"][:1] == ["open"]]
+    listed = {each["path"][-1]: each["change"] for each in changes if "oldest_first" in each["path"]}
+    assert listed == {format_call_id(each): "removed" for each in old[:3]} | {format_call_id(new): "added"}
+    assert "only the 3 oldest" in told.err
 
 
 async def test_what_somebody_should_look_at_is_noted() -> None:
@@ -163,6 +207,15 @@ async def test_a_time_between_records_begins_with_the_next_one(capsys: pytest.Ca
     scene.log.promote("a", 3)
     assert await listed(scene, "-5ms", "end", capsys) == ["group.promoted.v1"]
     assert await listed(scene, "-10ms", "end", capsys) == ["group.promoted.v1"] * 2
+
+
+async def test_a_clock_that_went_back_hides_no_record(capsys: pytest.CaptureFixture[str]) -> None:
+    scene = Scene()
+    scene.log.promote("b", 2)
+    scene.wait(-5000)
+    scene.log.promote("a", 3)
+    last = len(scene.log.records)
+    assert await listed(scene, str(last - 1), "end", capsys) == ["group.promoted.v1"] * 2
 
 
 # -- silences -------------------------------------------------------------------------------------------

@@ -20,7 +20,7 @@ from aegisipc.router.cli import what_if as verb
 from aegisipc.router.cli.dispatch import dispatch
 from aegisipc.router.domain import what_if as simulating
 from aegisipc.router.domain import what_if_world
-from aegisipc.router.domain.terms import POLICY_KEYS, Policy
+from aegisipc.router.domain.terms import POLICY_KEYS, Policy, RouterIdentity
 from aegisipc.router.domain.what_if_facts import BadPolicy
 from aegisipc.router.infrastructure.embedded import EmbeddedServer
 from aegisipc.sdk import Service
@@ -88,7 +88,7 @@ async def test_it_begins_where_there_are_enough_heartbeats() -> None:
 async def test_without_heartbeats_nothing_can_be_simulated() -> None:
     source = await source_of(frozen())
     for without in (Source(source.log, NS, "a test"), Source(source.log, NS, "a test", (await empty()))):
-        with pytest.raises(NoHeartbeats, match="no heartbeats are kept in a test") as caught:
+        with pytest.raises(NoHeartbeats, match="there are no heartbeats in a test") as caught:
             await found_in(without, suspect_after_ms=3000)
         assert caught.value.details["since"] is None
 
@@ -166,6 +166,18 @@ async def test_what_was_in_force_may_be_given(capsys: pytest.CaptureFixture[str]
     out = await shown(source, capsys, "suspect_after_ms=1000", policy=["suspect_after_ms=2000"], json=True)
     assert json.loads(out)["policy"]["suspect_after_ms"] == 2000
     assert [change["how"] for change in json.loads(out)["changes"]] == ["additional"] * 3
+
+
+async def test_names_of_others_are_shown_as_text(capsys: pytest.CaptureFixture[str]) -> None:
+    world = frozen()
+    evil = "r\x1b[2J\x07\n"
+    world.elected(RouterIdentity(evil, "9"), {}, term=2)
+    world.elected(RouterIdentity(f"{evil}2", "9"), {"suspect_after_ms": 1500}, term=3)
+    source = await source_of(world)
+    out = await shown(Source(source.log, NS, f"a test{evil}", source.pulses), capsys, "suspect_after_ms=3000")
+    assert not {"\x1b", "\x07"} & set(out)
+    assert "note: the log does not say with which policy r\\x1b[2J\\x07\\n, r1 decided" in out
+    assert "not all routers had the policy that is named as that of then: r\\x1b[2J\\x07\\n2 (susp" in out
 
 
 async def test_programs_are_told_everything(capsys: pytest.CaptureFixture[str]) -> None:

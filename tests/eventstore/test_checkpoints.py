@@ -113,6 +113,22 @@ async def test_a_snapshot_from_which_the_log_cannot_go_on_is_not_used(
         await load(log, S, second)
 
 
+async def test_a_snapshot_of_what_was_not_there_yet_is_not_used() -> None:
+    """Acknowledged records were lost; a router that had folded them wrote a snapshot before it found out."""
+    log = a_log()
+    await grow(log, 1)
+    await snap(log)
+    sound = (await listed(log, S))[0]
+    ahead = state_of(log)
+    ahead.position += 20
+    await checkpoints.write(log, S, dump_state(ahead), router="r1", taken_ns=5)
+    await grow(log, 2)
+    state, skipped = await taken(log)
+    assert state.position == sound.covers
+    assert [(skip.covers, skip.reason) for skip in skipped] == [(ahead.position, "damaged")]
+    assert "not there yet" in skipped[0].why
+
+
 # -- writing ------------------------------------------------------------------------------------------------
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 import shutil
-from typing import Any
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from typing import Any, cast
 
 import pytest
 from hypothesis import given
@@ -242,12 +244,15 @@ async def test_a_stopped_following_leaves_no_consumer_behind(live: JetStreamBed)
             pass
 
 
-async def test_a_slow_reader_holds_the_server_back_and_misses_nothing(
-    live: JetStreamBed, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    count = 40_000
-    for start in range(0, count, 1000):
-        await asyncio.gather(*(live.log.append(live.calls, b"x" * 2000) for _ in range(start, start + 1000)))
+async def much_to_read(bed: JetStreamBed) -> int:
+    """Append some 80 MB; returns how many records these are."""
+    for _ in range(40):
+        await asyncio.gather(*(bed.log.append(bed.calls, b"x" * 2000) for _ in range(1000)))
+    return 40_000
+
+
+def noted(monkeypatch: pytest.MonkeyPatch) -> list[JetStreamFollowing]:
+    """Note every following that begins from now on."""
     made: list[JetStreamFollowing] = []
     begin = JetStreamFollowing.begin
 
@@ -256,6 +261,13 @@ async def test_a_slow_reader_holds_the_server_back_and_misses_nothing(
         await begin(self)
 
     monkeypatch.setattr(JetStreamFollowing, "begin", noted_begin)
+    return made
+
+
+async def test_a_slow_reader_holds_the_server_back_and_misses_nothing(
+    live: JetStreamBed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    count, made = await much_to_read(live), noted(monkeypatch)
     held: set[JetStreamFollowing] = set()
     hold = JetStreamFollowing.hold
 
@@ -273,6 +285,18 @@ async def test_a_slow_reader_holds_the_server_back_and_misses_nothing(
         most_ahead = max([most_ahead, *(following.position - seen for following in held)])
     assert seen == count
     assert READ_AHEAD < most_ahead < count // 2
+
+
+async def test_a_reader_that_is_not_asked_for_more_does_not_gather_the_whole_log(
+    live: JetStreamBed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As when two are read side by side: the heartbeats of an hour, beside many records."""
+    count, made = await much_to_read(live), noted(monkeypatch)
+    async with aclosing(cast("AsyncGenerator[Record]", live.log.read([live.calls]))) as waiting:
+        assert (await anext(waiting)).seq == 1
+        assert [record.seq async for record in live.log.read([live.calls])] == list(range(1, count + 1))
+        assert READ_AHEAD <= made[0].position < count // 2
+        assert [record.seq async for record in waiting] == list(range(2, count + 1))
 
 
 async def test_records_that_aged_out_unread_end_the_following(

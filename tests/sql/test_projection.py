@@ -20,6 +20,7 @@ from aegisipc.eventstore.histories import AcceptedCall, CallHistory
 from aegisipc.eventstore.ids import CallId, format_call_id
 from aegisipc.eventstore.log import Record
 from aegisipc.eventstore.references import Reference, encode_reference
+from aegisipc.eventstore.replay.redaction import Redactor
 from aegisipc.eventstore.sql.capture import Capture
 from aegisipc.eventstore.sql.engines import open_database
 from aegisipc.eventstore.sql.models import Base
@@ -240,13 +241,16 @@ def test_what_is_cut() -> None:
     assert plain({"a": {"b": "\0"}}) == {"a": {"b": "\ufffd"}}
     assert "inf" in plain({"a": float("inf")})["as_text"]
     assert "left_out" in plain({"a": "x" * 20_000})
+    assert plain({"a": "\\u0000 \\\0"}) == {"a": "\\u0000 \\\ufffd"}  # what somebody wrote, and NUL
+    assert plain({"a": {b"k": 1}}) == {"as_text": "{'a': {b'k': 1}}"}
+    assert "1 fields" in plain({"a": 10**5000})["as_text"]
 
 
 def test_captured_bodies_are_bounded_and_redacted() -> None:
-    both = Capture(arguments=True, results=True, redact=frozenset({"iban"}), max_bytes=100)
+    both = Capture(arguments=True, results=True, redact=Redactor(["iban"]), max_bytes=100)
     body = encode([[{"iban": "DE1", "to": [{"iban": 7}]}], {"n": b"\x01"}])
     assert json.loads(both.arguments_text(body) or "") == [
-        [{"iban": "[redacted]", "to": [{"iban": "[redacted]"}]}],
+        [{"iban": "xxx", "to": [{"iban": 0}]}],
         {"n": "AQ=="},
     ]
     long = json.loads(both.result_text(encode("ä" * 90)) or "")
@@ -256,8 +260,10 @@ def test_captured_bodies_are_bounded_and_redacted() -> None:
     assert json.loads(both.result_text(b"\xc1") or "") == {"$unreadable": True, "bytes": 1}
     reference = encode_reference(Reference("orders.acc.x.args", 5_000_000, bytes(32)))
     assert json.loads(both.arguments_text(reference) or "")["bytes"] == 5_000_000
-    hidden = Capture(arguments=True, results=True, redact=frozenset({"arguments", "results"}))
-    assert (hidden.arguments_text(body), hidden.result_text(body)) == ('"[redacted]"', '"[redacted]"')
+    hidden = Capture(arguments=True, results=True, redact=Redactor(["arguments", "results"]))
+    blank = '[[{"iban":"xxx","to":[{"iban":0}]}],{"n":"eA=="}]'
+    assert (hidden.arguments_text(body), hidden.result_text(body)) == (blank, blank)
+    assert json.loads(both.arguments_text(encode([{"a": "\\u0000 \0"}])) or "") == [{"a": "\\u0000 \ufffd"}]
     assert (Capture().arguments_text(body), Capture().result_text(body), both.result_text(None)) == (
         None,
     ) * 3

@@ -7,6 +7,7 @@ import asyncio
 import pytest
 
 from aegisipc.eventstore import checkpoints
+from aegisipc.eventstore.replay.redaction import Redactor
 from aegisipc.eventstore.sql import projector as shell
 from aegisipc.eventstore.sql.capture import Capture
 from aegisipc.eventstore.sql.engines import open_database
@@ -157,16 +158,17 @@ async def test_a_level_that_changes_is_noted(shared_server: EmbeddedServer, sqli
 async def test_bodies_are_stored_only_if_asked_for(
     shared_server: EmbeddedServer, sqlite_model: Model
 ) -> None:
-    capture = Capture(arguments=True, results=True, redact=frozenset({"to"}))
+    capture = Capture(arguments=True, results=True, redact=Redactor(["to", "message"]))
     async with stored(shared_server.url, "sql-capture") as here:
         last = await here.append(Story(10).records(150))
         async with projecting(here, sqlite_model, ProjectorOptions(capture=capture)) as projector:
             await reached(projector, last)
         with sqlite_model.engine.connect() as connection:
-            rows = connection.exec_driver_sql("SELECT status, arguments, result FROM aegis_calls").all()
-    assert {row.arguments for row in rows} == {'[[1],{"to":"[redacted]"}]'}
+            rows = connection.exec_driver_sql("SELECT * FROM aegis_calls").all()
+    assert {row.arguments for row in rows} == {'[[1],{"to":"x"}]'}
     assert {row.result for row in rows if row.status == "succeeded"} >= {'{"paid":7}'}
     assert {row.result for row in rows if row.status != "succeeded"} == {None}
+    assert {row.error_message for row in rows if row.error_code is not None} == {"x" * len("bad\0 luck")}
     async with stored(shared_server.url, "sql-capture") as here:
         columns = list(Base.metadata.tables["aegis_calls"].columns.keys())
         for row in (await here.expected())["aegis_calls"]:

@@ -303,6 +303,16 @@ def test_a_base_of_another_fold_is_refused_and_the_version_named(
     assert not verify(path).is_refolded
 
 
+def test_no_control_sequence_of_a_manifest_is_told(good: Path, tmp_path: Path) -> None:
+    path = tmp_path / "forged.aegis"
+    path.write_bytes(good.read_bytes())
+    forged(path, _with_manifest(about="\x1b]0;x\x07", product_version="\x1b[2J1.0"))
+    assert open_bundle(path).about == "bundle forged.aegis (?]0;x?)"
+    forged(path, _with_manifest(fold_version=FOLD_VERSION + 1))
+    with pytest.raises(BundleTooNew, match=r"\(\?\[2J1.0\)"):
+        open_bundle(path)
+
+
 def test_a_namespace_that_is_none_is_refused(good: Path, tmp_path: Path) -> None:
     path = tmp_path / "forged.aegis"
     path.write_bytes(good.read_bytes())

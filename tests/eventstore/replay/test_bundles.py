@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import resource
 from dataclasses import replace
 from pathlib import Path
 from uuid import UUID
@@ -193,6 +195,32 @@ async def test_a_log_with_a_gap_is_not_exported_and_nothing_is_left(
         await exported(source, path)
     assert caught.value.seq == seq
     assert list(path.parent.iterdir()) == []
+
+
+async def test_a_full_disk_leaves_nothing_behind(incident: Incident, path: Path) -> None:
+    """Neither the file that was wanted, nor a part of it under another name; what was there stays."""
+    before = b"what was there"
+    write(path, before)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2048, hard))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            await exported(incident.source, path, force=True)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert [each.name for each in path.parent.iterdir()] == [path.name]
+    assert content_of(path) == before
+
+
+async def test_what_is_no_file_is_not_replaced_by_one(incident: Incident, tmp_path: Path) -> None:
+    """Least of all a device, such as /dev/null."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with pytest.raises(BundleExists, match="no ordinary file"):
+        await exported(incident.source, pipe, force=True)
+    with pytest.raises(BundleExists, match="no ordinary file"):
+        await exported(incident.source, tmp_path, force=True)
+    assert pipe.is_fifo()
 
 
 async def test_a_folder_that_is_not_there_is_told(incident: Incident, tmp_path: Path) -> None:

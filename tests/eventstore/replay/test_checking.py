@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from aegisipc.eventstore import checkpoints
 from aegisipc.eventstore.log import BEGINNING, Bounds, Record, Start
 from aegisipc.eventstore.memory import MemoryLog
-from aegisipc.eventstore.replay import checking
-from aegisipc.eventstore.replay.checking import Check, Finding, NoBeginning, Report, check
+from aegisipc.eventstore.replay import Extent, NoBeginning, Point, checking, state_at
+from aegisipc.eventstore.replay.checking import Check, Finding, Report, check
 from aegisipc.eventstore.replay.sources import Claim, Source
 from aegisipc.eventstore.system import SystemState
 from aegisipc.eventstore.system_snapshots import FOLD_VERSION, digest_of, dump_state
@@ -303,6 +303,21 @@ async def test_a_log_without_a_beginning_is_refused() -> None:
     with pytest.raises(NoBeginning, match="begins with record 91") as caught:
         await check(source_of(log))
     assert caught.value.first_seq == 91
+
+
+async def test_of_a_log_without_a_beginning_no_state_is_made_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An imported log, folded from nothing, would give groups without instances, to a router, too."""
+    log = await a_log()
+    log.lost = 50  # type: ignore[attr-defined]
+    last = Point(len(log._records), 0, "end", Extent(51, len(log._records), 0, 0, 0))
+    whole = digest_of(folded_on(SystemState(S), log))
+    assert digest_of(await state_at(source_of(log), last)) == whole
+    with pytest.raises(NoBeginning, match="begins with record 51") as caught:
+        await state_at(source_of(log), last, from_beginning=True)
+    assert caught.value.first_seq == 51
+    monkeypatch.setattr(checkpoints, "FOLD_VERSION", FOLD_VERSION + 1)  # a later version reads the log
+    with pytest.raises(NoBeginning):
+        await checkpoints.newest(log, S)
 
 
 # -- what is told of it ---------------------------------------------------------------------------------

@@ -34,7 +34,7 @@ async def test_a_failover_is_told_from_the_missed_heartbeats_to_the_end_of_the_d
         f"{OURS}: i2 is active at epoch 2 since 2027-01-15T08:00:01.500Z, because "
     )
     assert "silent for 1500 ms" in reason.answer
-    assert "2 calls open then, 1 of them begun; 1 call in doubt, all ended" in reason.answer
+    assert "2 calls were open at that change, 1 of them claimed; 1 call in doubt, all ended" in reason.answer
     order = ["last_pulse", "silence", "decided", "fence", "late", "in_doubt", "first_outcome", "heard_again"]
     assert [what for what in whats(reason) if what in order] == order
     silence = link(reason, "silence")
@@ -71,7 +71,7 @@ async def test_a_point_before_the_failover_knows_nothing_of_it() -> None:
     assert not {"suspected", "silence", "in_doubt"} & set(whats(reason))
     just_after = await explain(tale, "group", OURS, "last:group.promoted")
     assert "i2 is active at epoch 2" in just_after.answer
-    assert "1 of them begun" in just_after.answer
+    assert "1 of them claimed" in just_after.answer
     assert "in_doubt" not in whats(just_after)
     assert any("nobody has had an outcome" in note for note in just_after.notes)
 
@@ -124,7 +124,7 @@ async def test_a_handover_names_the_operator_and_the_holders_word() -> None:
     assert "handover" not in causes(reason, "decided")
     assert "planned" in link(reason, "decided").said
     assert "alice" in link(reason, "decided").said
-    assert "No call was open." in reason.answer
+    assert "No call was open at that change." in reason.answer
 
 
 async def test_a_handover_that_is_under_way_is_told() -> None:
@@ -169,7 +169,84 @@ async def test_a_vacancy_and_its_end_are_told() -> None:
     tale.joined("i2")
     reason = await explain(tale, "group", OURS)
     assert "i2 is active at epoch 2" in reason.answer
+    assert "(nobody was active for 250 ms)" in reason.answer
     assert "vacated" in causes(reason, "decided")
+    assert causes(reason, "vacated") == {"lost"}
+    assert causes(reason, "lost") == {"suspected"}
+    assert causes(reason, "suspected") == {"silence"}
+
+
+async def test_what_speaks_against_the_holder_is_in_the_answer() -> None:
+    tale = tale_of("i1")
+    for _ in range(5):
+        tale.pulse(after_ms=250)
+        tale.settle()
+    reason = await explain(tale, "group", OURS)
+    assert "i1 is active at epoch 1" in reason.answer
+    assert ". But it is suspected since 2027-01-15T08:00:01" in reason.answer
+    assert "(silent for 1250 ms), and nobody can take over from it. No call" in reason.answer
+    assert causes(reason, "suspected") == {"silence"}
+    assert link(reason, "silence").data["gap_ms"] == 1250
+    for _ in range(9):
+        tale.pulse(after_ms=250)
+        tale.settle()
+    lost = await explain(tale, "group", OURS, "instance.lost")
+    assert "i1 is active at epoch 1" in lost.answer  # the fence is where it was
+    assert "But it is lost since" in lost.answer
+    assert causes(lost, "lost") == {"suspected"}
+
+
+async def test_a_holder_that_is_well_again_has_nothing_against_it() -> None:
+    tale = tale_of("i1")
+    for _ in range(5):
+        tale.pulse(after_ms=250)
+        tale.settle()
+    tale.pulse("i1", after_ms=50)
+    tale.settle()
+    tale.command(pause(GROUP))
+    reason = await explain(tale, "group", OURS)
+    assert causes(reason, "recovered") == {"suspected"}
+    assert "suspected" not in reason.answer
+    assert "But the group is paused by alice" in reason.answer
+    tale.register("i1", "2")
+    restarted = await explain(tale, "group", OURS)
+    assert "But that run of i1 is over, and nobody has been promoted yet." in restarted.answer
+    assert link(restarted, "registered").data["event"]["incarnation"] == "2"
+
+
+async def test_what_only_heartbeats_tell_yet_is_noted() -> None:
+    """The holder and the router are dead, and nobody is there to write that down."""
+    tale = tale_of("i1", "i2")
+    tale.call()
+    assert not any("had not been heard" in note for note in (await explain(tale, "group", OURS)).notes)
+    tale.later(1200)
+    tale.says("i2")
+    tale.call()
+    reason = await explain(tale, "group", OURS)
+    assert "i1 is active at epoch 1" in reason.answer
+    assert "i1, which holds the pen, had not been heard for 1200 ms at this point" in reason.notes
+    assert any(note.startswith("router r1, which leads, had not been heard for") for note in reason.notes)
+    tale.later(60_000)
+    tale.says("i2")
+    tale.call()
+    notes = (await explain(tale, "group", OURS)).notes
+    assert "i1, which holds the pen, had not been heard for 30 s at least" in notes
+
+
+async def test_a_call_that_was_begun_alone_is_told() -> None:
+    tale = tale_of("i1", "i2")
+    call = tale.call()
+    tale.pen("i1", (Mark.ATTEMPTED, call, None))
+    of_call = await explain(tale, "call", format_call_id(call))
+    assert "runs alone at i1 (active at epoch 1) since" in of_call.answer
+    assert "(attempt 1)" in of_call.answer
+    tale.silence(1250, "i2")
+    tale.settle()
+    reason = await explain(tale, "group", OURS)
+    assert "1 call was open at that change, 0 of them claimed" in reason.answer
+    assert any("had been begun alone 1 time" in note for note in reason.notes)
+    of_call = await explain(tale, "call", format_call_id(call))
+    assert "waits at i2 (active at epoch 2)" in of_call.answer
 
 
 async def test_a_restarted_holder_is_told() -> None:
@@ -246,7 +323,7 @@ async def test_evidence_of_the_former_holder_is_part_of_the_chain() -> None:
     tale.pen("i2", (Mark.EXECUTED, call, by_i1), (Mark.SUCCEEDED, call, b"\x01"))
     reason = await explain(tale, "group", OURS)
     assert causes(reason, "resolved") == {"in_doubt", "evidence"}
-    assert "evidence i1" in link(reason, "resolved").said
+    assert "says the evidence of i1" in link(reason, "resolved").said
 
 
 async def test_a_chain_is_bounded_and_says_what_it_leaves_out() -> None:

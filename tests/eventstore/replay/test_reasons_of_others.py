@@ -66,6 +66,20 @@ async def test_an_instance_that_is_lost_refused_or_another_run() -> None:
     assert "owned groups have some" in link(refused, "refused").said
 
 
+async def test_a_new_run_tells_how_the_one_before_lost_the_pen() -> None:
+    """Who was frozen finds the pen gone, and comes back as a new run within milliseconds."""
+    tale, _, _ = frozen()
+    tale.register("i1", "2")
+    tale.settle()
+    reason = await explain(tale, "instance", "i1")
+    assert reason.answer.startswith(f"i1 ({OURS}) is standby since")
+    assert "Its run before lost the pen at 2027-01-15T08:00:01.500Z" in reason.answer
+    assert "silent for 1500 ms" in reason.answer
+    assert whats(reason)[:3] == ["demoted", "recovered", "registered"]
+    assert causes(reason, "recovered") == {"demoted"}
+    assert causes(reason, "registered") == {"recovered"}
+
+
 async def test_an_instance_that_is_asked_to_leave() -> None:
     tale = tale_of("i1", "i2")
     tale.asked_to_drain("i2")

@@ -12,12 +12,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aegisipc.eventstore import events as ev
+from aegisipc.eventstore.bodies import Requeued, RequeuedCall
 from aegisipc.eventstore.calls import GroupCalls
 from aegisipc.eventstore.codec import decode, encode
 from aegisipc.eventstore.events import decode_event, encode_event
 from aegisipc.eventstore.frames import (
     CallEntry,
     CallFrame,
+    CallOptions,
     Mark,
     PenEntry,
     PenFrame,
@@ -38,9 +40,11 @@ from aegisipc.eventstore.keys import (
     keyed_body,
 )
 from aegisipc.eventstore.log import Record
+from aegisipc.eventstore.names import POOL_GROUP
 from aegisipc.eventstore.replay import Redactor, open_bundle, verify
 from aegisipc.eventstore.system import SystemState
 from aegisipc.eventstore.system_snapshots import digest_of
+from aegisipc.sdk.core.pool_requeues import requeued
 from tests.eventstore.replay.bundle_kit import Incident, all_of, content_of, exported
 from tests.eventstore.test_fold_determinism import S, random_records
 from tests.sdk.kit import GROUP, NS, SERVICE
@@ -75,6 +79,25 @@ def test_a_frame_keeps_its_header_to_the_byte() -> None:
     assert [entry.mark for entry in frame.entries] == [Mark.CLAIMED, Mark.SUCCEEDED]
     assert frame.bodies[0] is None
     assert decode(frame.bodies[1] or b"") == {"iban": "x" * 11}
+
+
+def test_a_dead_letter_that_a_pool_calls_again_loses_its_arguments_and_still_comes_back() -> None:
+    """Its frame holds no arguments, but the words of whoever wants that, with the call as it was."""
+    was = RequeuedCall(
+        client="c1", method="pay", resource="acc_1", key=None, priority=1, body=encode([[], {"iban": SECRET}])
+    )
+    said = Requeued(author="ann", reason=f"of {SECRET}", dead_seq=7, timeout_ms=1000, call=was)
+    entry = CallEntry(CALL_ID, "pay", 1000, "acc_1", CallOptions(None, 1, (7, "c1")))
+    payload = encode_calls(CallFrame(3, 4, 0, [entry], [encode(said)]))
+    record = Record(9, NS.call(SERVICE, POOL_GROUP, "w"), payload, 2)
+    for fields, blank in ((["iban", "reason"], "x" * 11), (["arguments", "reason"], "x" * 11)):
+        redacted = Redactor(fields).record(record, NS)
+        frame = decode_calls(redacted.payload)
+        assert SECRET.encode() not in redacted.payload
+        again = requeued(redacted, frame.entries[0], frame.bodies[0])
+        assert again is not None
+        assert (again[0].key, again[1].author, again[1].dead_seq) == (None, "ann", 7)
+        assert decode(again[0].body) == [[], {"iban": blank}]
 
 
 def test_a_snapshot_of_a_group_loses_arguments_evidence_digests_and_its_state() -> None:

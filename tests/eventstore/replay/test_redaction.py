@@ -78,7 +78,7 @@ def test_a_field_is_found_at_any_depth_and_the_rest_stays() -> None:
         ((1, "a"), (0, "x")),
         ({1, 2}, {0}),
         (frozenset({"ab"}), frozenset({"xx"})),
-        ({"name": "a", 5: [b"b"]}, {"name": "x", 5: [b"x"]}),
+        ({"name": "a", 5: [b"b"]}, {"name": "x", 0: [b"x"]}),
     ],
 )
 def test_every_kind_of_value_becomes_one_of_the_same_kind(value: Any, blank: Any) -> None:
@@ -172,6 +172,40 @@ def test_an_error_keeps_its_code_and_loses_what_was_asked_for(mark: Mark) -> Non
         "details": {"iban": "x" * len(SECRET), "n": 0},
     }
     assert redacted_body(mark, error, "code", "details")["code"] == "refused"
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        (4711, "4711"),
+        (4711, "4,711.00"),
+        (Decimal("47.10"), "47.10"),
+        (47.1, "47.1"),
+        (1 << 80, str(1 << 80)),
+        (b"secret", "b'secret'"),
+        (UUID(int=47), str(UUID(int=47))),
+        (date(2026, 1, 2), "2 1 2026"),
+        ({SECRET}, SECRET),
+        ([{"deep": (SECRET,)}], SECRET),
+        ({SECRET: 1, 4711: 2}, f"{SECRET} and 4711"),
+    ],
+)
+def test_what_was_no_text_goes_from_the_message_too(value: Any, shown: str) -> None:
+    error = {"code": "c", "message": f"not {shown}", "details": {"account": value, "n": 7}}
+    said = redacted_body(Mark.FAILED, error, "account")
+    assert said["details"]["n"] == 7
+    assert not any(part in said["message"] for part in (SECRET, "secret", *"47126"))
+    assert len(said["message"]) == len(error["message"])
+
+
+def test_keys_that_can_be_no_names_of_fields_are_replaced_and_stay_apart() -> None:
+    balances = {"DE-4711": 5, "DE-4712": 6, "name": 7, 12: 8, 13: 9, ("a", 1): 10}
+    said = redacted_arguments([[], {"balances": balances}], "balances")[1]["balances"]
+    assert said == {"xxxxxxx": 0, "xxxxxx1": 0, "name": 0, 0: 0, 2: 0, ("x", 0): 0}
+    assert redacted_arguments([[balances], {"a": 1}], "arguments") == [[said], {"a": 0}]
+    assert redacted_arguments([[], {"balances": balances}], "name")[1]["balances"] == balances | {"name": 0}
+    many = {f"k-{number}": number for number in range(20_000)}
+    assert len(redacted_arguments([[many], {}], "arguments")[0][0]) == len(many)
 
 
 def test_what_folds_read_of_a_word_about_a_call_stays() -> None:

@@ -75,7 +75,7 @@ async def a_snapshot(source: Source) -> Snapshot:
 
 
 async def test_every_router_agrees_with_the_log_and_so_do_snapshots(place: Place, source: Source) -> None:
-    other = await place.router(id="two", snapshots=SnapshotOptions(every_entries=0))
+    other = await place.router(id="two", snapshots=SnapshotOptions(every_entries=10))
     await traffic(place, 30)
     snapshot = await a_snapshot(source)
     await all_read(source, *place.routers)

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aegisipc.eventstore import checkpoints
+from aegisipc.eventstore import events as ev
 from aegisipc.eventstore.frames import Mark
 from aegisipc.eventstore.log import BEGINNING, Bounds, Record, Start
 from aegisipc.eventstore.replay import (
@@ -230,6 +231,29 @@ async def test_a_history_that_begins_in_the_middle() -> None:
     assert digest_of(stepper.state) == DIGESTS[first_seq - 1]
     assert await stepper.forward(3) == 3
     agrees(stepper)
+
+
+async def test_a_suspicion_of_another_run_is_none() -> None:
+    tale = tale_of("i1", "i2")
+    tale.silence(1250, "i2")
+    tale.settle()
+    (real,) = [r.seq for r in tale.log.records if r.subject == NS.watch(SERVICE, GROUP)][-1:]
+    for incarnation in ("nobody", "1"):  # of no run of it, and once more
+        tale.log.say(
+            NS.watch(SERVICE, GROUP),
+            ev.InstanceSuspected(
+                instance="i1",
+                incarnation=incarnation,
+                last_pulse_ns=0,
+                silence_ms=1,
+                source="silence",
+                decided_by="r1",
+            ),
+        )
+    stepper = await Stepper.open(tale.source())
+    assert await stepper.previous_where(Jump.SUSPICION)
+    assert stepper.position == real
+    assert not await stepper.next_where(Jump.SUSPICION)
 
 
 # -- long histories ------------------------------------------------------------------------------------------

@@ -287,6 +287,42 @@ def test_who_came_back_because_it_was_given_up_is_no_fact_where_it_was_not() -> 
     assert span.why == "'a' came back because it was given up, and was not given up here"
 
 
+def come_back(after_ms: int, *, alive: bool) -> Tape:
+    """The holder freezes, or dies; its standby takes over; and it comes back as a new run."""
+    world = Tape("a", "b")
+    world.live(1000, "a", "b")
+    world.live(after_ms, "b")
+    if alive:
+        world.live(4 * STEP_MS, "a", "b")  # it finds the pen gone: its memory holds what the log refused
+    world.register("a", "2")
+    world.settle()
+    for _ in range(20):
+        world.pulse("a", after_ms=STEP_MS, incarnation="2")
+        world.pulse("b")
+        world.settle()
+    return world
+
+
+def test_who_came_back_because_it_had_lost_the_pen_is_no_fact_where_it_had_not() -> None:
+    report = what_if(come_back(1500, alive=True), {"suspect_after_ms": 3000})
+    assert said(report.changes) == [
+        "missing group.promoted b",
+        "missing instance.suspected a",
+        "missing instance.recovered a",
+    ]
+    (span,) = report.diverged
+    assert span.hard
+    assert span.why == "'a' came back because it had lost the pen, which it did not lose here"
+    assert report.left_out == {("orders", "acc"): 1}  # what comes of its new run
+    assert (report.today, report.today_diverged) == ([], [])
+
+
+def test_who_was_started_again_after_its_death_is_a_fact() -> None:
+    report = what_if(come_back(1500, alive=False), {"suspect_after_ms": 3000})
+    assert said(report.changes) == ["later group.promoted b 450", "missing instance.suspected a"]
+    assert report.diverged == []
+
+
 def test_who_was_given_up_and_was_not_told_is_not_judged_any_more() -> None:
     world = frozen(1500)
     report = what_if(world, {"suspect_after_ms": 400, "lost_after_ms": 1200})

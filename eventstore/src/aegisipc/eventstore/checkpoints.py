@@ -12,7 +12,7 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple, cast
 
-from aegisipc.eventstore.errors import MalformedPayload, WrongSequence
+from aegisipc.eventstore.errors import AegisError, MalformedPayload, WrongSequence
 from aegisipc.eventstore.log import Bounds, Expect, Log, Record, Start
 from aegisipc.eventstore.snapshot_records import (
     SnapshotIndex,
@@ -63,6 +63,12 @@ class SnapshotUnusable(MalformedPayload):
     """
 
     code = "snapshot_unusable"
+
+
+class NoBeginning(AegisError):
+    """The log has lost its first records, and no snapshot stands for them. Field: ``first_seq``."""
+
+    code = "no_beginning"
 
 
 class SkippedSnapshot(NamedTuple):
@@ -135,6 +141,7 @@ async def newest(
     log's first record), else an empty one. Of snapshots that are not used `on_skip` hears, newest first.
 
     Raises:
+        NoBeginning: the log does not begin at its beginning, and nothing says what was before.
         NotConnected, AckUnknown, LogFailed, LogMissing: as the log says.
     """
     bounds = await log.bounds()
@@ -149,6 +156,30 @@ async def newest(
     begun = base() if base is not None else None
     if begun is not None and (until_seq is None or begun.position <= until_seq):
         return begun
+    return _empty(subjects, bounds)
+
+
+async def beginning(
+    log: Log, subjects: Subjects, *, base: Callable[[], SystemState] | None = None
+) -> SystemState:
+    """Return the state just before the log's first record: that of `base`, else an empty one.
+
+    Raises:
+        NoBeginning: there is no `base`, and the log does not begin at its beginning.
+        NotConnected, AckUnknown, LogFailed, LogMissing: as the log says.
+    """
+    return base() if base is not None else _empty(subjects, await log.bounds())
+
+
+def _empty(subjects: Subjects, bounds: Bounds) -> SystemState:
+    """An imported log begins in the middle: folded from nothing, it would give a state that never was."""
+    if bounds.first_seq > 1:
+        raise NoBeginning(
+            f"cannot fold this log: it begins with record {bounds.first_seq}, and has no snapshot that could "
+            "be used of what came before; choose a later point, without --from-beginning, or use the version "
+            "of aegisipc that it was imported with",
+            first_seq=bounds.first_seq,
+        )
     return SystemState(subjects)
 
 
@@ -232,6 +263,9 @@ async def _load(log: Log, subjects: Subjects, entry: Snapshot, bounds: Bounds) -
     if not bounds.first_seq - 1 <= index.covers <= bounds.last_seq:
         why = f"it covers {index.covers}, and the log has {bounds.first_seq} to {bounds.last_seq}"
         raise _unusable(entry, why, "out_of_reach")
+    if index.covers >= entry.seq:  # acknowledged records were lost, and others came in their place
+        why = f"it covers {index.covers}, which was not there yet when it was written"
+        raise _unusable(entry, why, "damaged")
     try:
         parts = await _parts(log, subjects, index)
         return await asyncio.to_thread(load_snapshot, index, parts, subjects)

@@ -123,7 +123,13 @@ class JetStreamLog:
         """Iterate over what matches from `start` to the end as of now."""
         end = (await self.bounds()).last_seq
         arrived: deque[Record] = deque()
-        following = JetStreamFollowing(self._connection, self._stream, tuple(subjects), arrived.append, start)
+
+        def take(record: Record) -> None:
+            arrived.append(record)
+            if len(arrived) > READ_AHEAD:  # whoever reads is slow, or does not ask now
+                following.hold()
+
+        following = JetStreamFollowing(self._connection, self._stream, tuple(subjects), take, start)
         await following.begin()
         try:
             while arrived or not following.is_caught_up:
@@ -131,8 +137,6 @@ class JetStreamLog:
                     following.release()
                     await following.moved(DEFAULT_TIMEOUT_S)
                     continue
-                if len(arrived) > READ_AHEAD:  # whoever reads is slower than the server sends
-                    following.hold()
                 record = arrived.popleft()
                 if record.seq > end:
                     return

@@ -16,6 +16,7 @@ from __future__ import annotations
 import gc
 import os
 import sys
+from contextlib import contextmanager
 
 from aegisipc.eventstore.cli import Verb, say
 from aegisipc.eventstore.errors import AegisError
@@ -23,7 +24,7 @@ from aegisipc.eventstore.errors import AegisError
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from argparse import Namespace
-    from collections.abc import Coroutine
+    from collections.abc import Coroutine, Iterator
     from typing import Any
 
 _USUAL_THRESHOLDS = gc.get_threshold()
@@ -71,6 +72,22 @@ def run_async(main: Coroutine[Any, Any, int]) -> int:
 
         return asyncio.run(main)
     return int(uvloop.run(main))
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """While the event loop is held up by something long: Ctrl-C ends that at once, not when it is done."""
+    import signal  # noqa: PLC0415 - only for what takes long
+    import threading  # noqa: PLC0415 - as above
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    former = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, former)
 
 
 def _fail(args: Namespace, error: dict[str, Any], shown: str) -> int:

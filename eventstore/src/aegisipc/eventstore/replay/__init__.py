@@ -1,5 +1,6 @@
 """Time travel: the state of the whole system at any moment, and the reasons for it, from the log alone."""
 
+from aegisipc.eventstore.checkpoints import NoBeginning
 from aegisipc.eventstore.replay.bundle_errors import (
     BadRange,
     BundleCutOff,
@@ -15,7 +16,7 @@ from aegisipc.eventstore.replay.bundle_errors import (
 )
 from aegisipc.eventstore.replay.bundle_files import Manifest
 from aegisipc.eventstore.replay.bundles import Summary, open_bundle, verify
-from aegisipc.eventstore.replay.checking import Check, Finding, NoBeginning, Report, check
+from aegisipc.eventstore.replay.checking import Check, Finding, Report, check
 from aegisipc.eventstore.replay.differences import Change, PointsReversed, check_order, diff
 from aegisipc.eventstore.replay.exporting import export
 from aegisipc.eventstore.replay.filters import ALL, Filters, filters_of

@@ -150,11 +150,16 @@ def open_bundle(path: str | Path) -> Source:
     return Source(
         log,
         subjects,
-        about=f"bundle {path.name} ({manifest.about})",
+        about=f"bundle {_printable(path.name)} ({_printable(manifest.about)})",
         pulses=BundleLog(path, pulses, first_seq=first_pulse, now_ns=now_ns),
         base=base,
         claims=(_claim(manifest, scanned.ending),),
     )
+
+
+def _printable(text: str) -> str:
+    """Whoever made the file wrote it: no control sequence of it is to reach a terminal."""
+    return "".join(character if character.isprintable() else "?" for character in text)
 
 
 def _claim(manifest: Manifest, ending: Ending) -> Claim:
@@ -285,7 +290,7 @@ def _check_fold(path: Path, manifest: Manifest) -> None:
     raise kind(
         f"cannot read {str(path)!r}: the state that it begins with is of version {found} of the fold, and "
         f"this is version {FOLD_VERSION}; use the version of aegisipc that made it "
-        f"({manifest.product_version}), or export it again with this one",
+        f"({_printable(manifest.product_version)}), or export it again with this one",
         path=str(path),
         found=found,
         known=FOLD_VERSION,

@@ -21,8 +21,7 @@ from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
 from typing import Any, Final, cast
 
-from aegisipc.eventstore.checkpoints import Snapshot, SnapshotUnusable, listed, load
-from aegisipc.eventstore.errors import AegisError
+from aegisipc.eventstore.checkpoints import NoBeginning, Snapshot, SnapshotUnusable, listed, load
 from aegisipc.eventstore.log import Record, Start
 from aegisipc.eventstore.replay.differences import diff
 from aegisipc.eventstore.replay.sources import Claim, Source
@@ -40,12 +39,6 @@ PROGRESS_EVERY: Final = 10_000
 
 type Progress = Callable[[int, int], None]
 """Is told which record was folded, and which one is the last."""
-
-
-class NoBeginning(AegisError):
-    """The log has lost its first records, and no snapshot stands for them. Field: ``first_seq``."""
-
-    code = "no_beginning"
 
 
 class Finding(StrEnum):

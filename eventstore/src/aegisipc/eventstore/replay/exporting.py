@@ -286,6 +286,12 @@ def _begin(writer: BundleWriter, plan: _Plan, source: Source) -> tuple[SystemSta
 
 
 def _check_free(path: Path, *, force: bool) -> None:
+    if path.exists() and not path.is_file():
+        raise BundleExists(
+            f"cannot write {str(path)!r}: that is no ordinary file, and it is not replaced by one; choose "
+            "another name",
+            path=str(path),
+        )
     if path.exists() and not force:
         raise BundleExists(
             f"cannot write {str(path)!r}: there is such a file; choose another name, or replace it with "
@@ -309,8 +315,10 @@ class _Unfinished:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.file.close()
-        self._part.unlink(missing_ok=True)
+        try:
+            self.file.close()  # writes what is left, which a full disk does not take
+        finally:
+            self._part.unlink(missing_ok=True)
 
     def finish(self, *, force: bool) -> int:
         """Give it its name; returns its size in bytes."""

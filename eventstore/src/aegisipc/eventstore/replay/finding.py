@@ -9,7 +9,7 @@ import msgpack  # type: ignore[import-untyped]
 
 from aegisipc.eventstore.errors import AegisError, MalformedPayload, UnknownCall
 from aegisipc.eventstore.frames import Mark, decode_calls, decode_pen
-from aegisipc.eventstore.histories import AcceptedCall
+from aegisipc.eventstore.histories import PEN_MOVES, AcceptedCall
 from aegisipc.eventstore.ids import CallId, format_call_id
 from aegisipc.eventstore.log import Log, Record, Start
 from aegisipc.eventstore.replay.filters import Filters
@@ -105,9 +105,11 @@ def _calls_in(record: Record) -> Iterator[CallId]:
 
 
 async def latest_word(log: Log, subjects: Subjects, call: AcceptedCall) -> int:
-    """Return where the latest word about a call stands that counted."""
+    """Return where the latest word about a call stands that counted. A move of the pen is none."""
     history = await read_history(log, subjects, call.call_id)
-    return max((step.seq for step in history.steps if step.counts), default=call.seq)
+    moves = PEN_MOVES.values()
+    words = (step.seq for step in history.steps if step.counts and step.what not in moves)
+    return max(words, default=call.seq)
 
 
 # -- events ---------------------------------------------------------------------------------------------

@@ -37,10 +37,11 @@ async def state_at(
     snapshots that could not be used, and why.
 
     Raises:
+        NoBeginning: the log was imported, and nothing says what was before its first record.
         AegisError: the log cannot be read.
     """
     if from_beginning:
-        state = source.base() if source.base is not None else SystemState(source.subjects)
+        state = await checkpoints.beginning(source.log, source.subjects, base=source.base)
     else:
         state = await checkpoints.newest(
             source.log, source.subjects, until_seq=point.seq, base=source.base, on_skip=on_skip

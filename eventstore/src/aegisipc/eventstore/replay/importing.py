@@ -220,6 +220,7 @@ async def _write_records(writer: _Writer, source: Source, told: Callable[[int], 
             if told is not None:
                 told(written)
     await writer.put_all(window, source.subjects)
+    writer.check_end((await source.log.bounds()).last_seq)
 
 
 class _Writer:
@@ -264,6 +265,15 @@ class _Writer:
         """So many records were appended by others for us, the last one at `seq`."""
         self.next_seq += count - 1
         self._check(seq)
+
+    def check_end(self, last_seq: int) -> None:
+        """See that the next record would be the one behind `last_seq`."""
+        if self.next_seq != last_seq + 1:
+            raise CannotImport(
+                f"cannot import into namespace {self.subjects.namespace!r}: some of its records are of no "
+                "log, and cannot be stored; export it again",
+                namespace=self.subjects.namespace,
+            )
 
     def _check(self, seq: int) -> None:
         if seq != self.next_seq:

@@ -20,6 +20,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from difflib import get_close_matches
 from typing import Final, Literal, NamedTuple
 
 from aegisipc.eventstore.errors import AegisError
@@ -134,7 +135,7 @@ def parse_point(text: str) -> Wanted:
     if what is None and which is None:
         what = _of_moments(rest)
     if what is None:
-        raise BadPoint(f"cannot find a point in {text!r:.{_MAX_SHOWN}}: {FORMS}", text=text[:_MAX_SHOWN])
+        raise _bad(text, FORMS)
     return Wanted(text.strip(), what, before)
 
 
@@ -148,17 +149,25 @@ def _of_things(text: str, which: Which | None) -> What | None:
     if event is None or text in ("start", "end"):
         return None
     name, version = event[1], (event[2] or "").removeprefix(".")
-    if "." not in name and name not in MARKS and name != ACCEPTED:
-        raise BadPoint(_no_such_name(text), text=text[:_MAX_SHOWN])
+    is_word = name in MARKS or name == ACCEPTED
+    if is_word and version:
+        raise _bad(text, f"marks of calls have no version; give {name}")
+    if not is_word and "." not in name:
+        raise _bad(text, f"{meant(name)}{FORMS}")
     return OfEvent(name, version, which or "last")
 
 
-def _no_such_name(text: str) -> str:
-    """Say which event may have been meant."""
+def _bad(text: str, why: str) -> BadPoint:
+    return BadPoint(f"cannot find a point in {text!r:.{_MAX_SHOWN}}: {why}", text=text[:_MAX_SHOWN])
+
+
+def meant(name: str) -> str:
+    """Say which event or mark may have been meant by a name that is none; nothing for one that is."""
     known = sorted({name.rpartition(".v")[0] for name in REGISTRY.classes} | MARKS.keys() | {ACCEPTED})
-    near = [name for name in known if text in name or name in text]
-    hint = f"did you mean {' or '.join(near[:4])}? Else " if near else ""
-    return f"cannot find a point in {text!r:.{_MAX_SHOWN}}: {hint}{FORMS}"
+    if name in known:
+        return ""
+    near = [each for each in known if name in each or each in name] or get_close_matches(name, known, n=2)
+    return f"did you mean {' or '.join(near[:4])}? Else " if near else ""
 
 
 def _of_moments(text: str) -> What | None:

@@ -25,6 +25,7 @@ from aegisipc.eventstore.replay.point_texts import (
     OfEvent,
     TimeOfDay,
     Wanted,
+    meant,
     parse_point,
 )
 from aegisipc.eventstore.replay.sources import Source
@@ -149,7 +150,7 @@ async def _of_event(source: Source, wanted: Wanted, event: OfEvent, filters: Fil
         among = f" of {filters.said}" if filters.said else ""
         raise NoSuchEvent(
             f"cannot find {wanted.text!r}: no {name}{among} is in the log of {source.about}; "
-            "'aegis log tail' shows what there is",
+            f"{meant(event.name)}'aegis log tail' shows what there is",
             event=name,
         )
     return found.seq

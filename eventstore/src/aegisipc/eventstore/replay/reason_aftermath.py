@@ -24,7 +24,14 @@ def tell_aftermath(reason: Reason, after: Aftermath, turn: Turn, fence: int, hea
     for fate in sorted(shown, key=lambda fate: fate.claim_seq):
         _tell_fate(reason, fate, fence)
     if after.may_have_run > len(shown):
-        reason.notes.append(f"{after.may_have_run - len(shown)} more calls had been begun: --json lists more")
+        reason.notes.append(
+            f"{after.may_have_run - len(shown)} more calls had been claimed: --json lists more"
+        )
+    for call in after.again[:MAX_TOLD]:
+        reason.notes.append(
+            f"call {format_call_id(call.call_id)} ({call.method}) had been begun alone "
+            f"{counted(call.attempts, 'time')}, because it may have taken instances down, without an outcome"
+        )
     if former is not None:
         _tell_late(reason, after, former, fence, heard)
     if isinstance(turn.happening.event, ev.GroupPromoted):

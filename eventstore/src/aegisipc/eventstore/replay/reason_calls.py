@@ -98,7 +98,9 @@ class Aftermath:
     open: int = 0
     """Calls without an outcome at the change."""
     may_have_run: int = 0
-    """Those of them that were begun, as far as the log can tell."""
+    """Those of them that were claimed: begun, and not to be run twice. Of others the log does not tell."""
+    again: list[OpenCall] = field(default_factory=list)
+    """Those that were begun alone, because they may have taken instances down, without an outcome."""
     fates: dict[CallId, Fate] = field(default_factory=dict)
     first: Word | None = None
     """The first outcome after the change."""
@@ -123,6 +125,7 @@ class Aftermath:
         self.open = len(calls)
         begun = sorted((call for call in calls if call.state in _MAY_HAVE_RUN), key=lambda call: call.seq)
         self.may_have_run = len(begun)
+        self.again = [call for call in calls if call.attempts and call.state not in _MAY_HAVE_RUN]
         for call in begun[:MAX_FATES]:
             fate = Fate(
                 call.call_id,

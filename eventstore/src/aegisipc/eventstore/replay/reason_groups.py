@@ -11,9 +11,11 @@ from aegisipc.eventstore import events as ev
 from aegisipc.eventstore.checkpoints import OnSkip
 from aegisipc.eventstore.ids import format_call_id
 from aegisipc.eventstore.names import POOL_GROUP
+from aegisipc.eventstore.replay.folding import board_at
 from aegisipc.eventstore.replay.points import Point
 from aegisipc.eventstore.replay.reason_aftermath import tell_aftermath
 from aegisipc.eventstore.replay.reason_calls import Aftermath, aftermath_of, read_late
+from aegisipc.eventstore.replay.reason_holder import tell_holder, tell_silences, tell_vacancy, trouble_of
 from aegisipc.eventstore.replay.reason_reading import (
     GroupTale,
     Happening,
@@ -64,8 +66,10 @@ async def why_group(
     if group == POOL_GROUP:
         return await of_pool(source, tale, reason, point, on_skip)
     if tale.turn is None:
-        return never_held(tale, reason)
-    await _Change(source, tale, tale.turn, reason, point).tell(on_skip)
+        never_held(tale, reason)
+    else:
+        await _Change(source, tale, tale.turn, reason, point).tell(on_skip)
+    tell_silences(reason, tale, await board_at(source, point), point)
     return reason
 
 
@@ -97,6 +101,7 @@ class _Change:
             await read_late(self.source, after, self.turn, service, group, self.point.seq)
         tell_aftermath(self.reason, after, self.turn, fence, self.heard)
         self._what_came_of_the_former(fence)
+        tell_holder(self.reason, self.tale, fence)
         tell_standing(self.reason, self.tale)
         self.reason.sort()
         self.reason.answer = self._answer(after)
@@ -157,7 +162,7 @@ class _Change:
         led_on = {each for link in self.reason.links for each in link.follows if link.number in causes}
         self.causes = [each for each in causes if each not in led_on]
         if self.former is None and self.tale.former is not None:
-            self.causes.append(self._link(self.tale.former.happening, "vacated", ()))
+            self.causes.append(tell_vacancy(self.reason, self.tale.former))
 
     def _signs_of_chain(self) -> list[int]:
         signs = {"silence", "disconnected", "probe_failed"}
@@ -288,8 +293,10 @@ class _Change:
         else:
             lead = f"{name}: nobody is active"
         cause = str(getattr(event, "cause", ""))
+        if self.former is None and self.tale.former is not None:
+            cause += f" (nobody was active for {lasted(self.at_ns - self.tale.former.happening.at_ns)})"
         calls = _calls_said(after, event, f"--service {self.tale.service} --group {self.tale.name}")
-        return f"{lead} since {moment(self.at_ns)}, because {cause}. {calls}"
+        return f"{lead} since {moment(self.at_ns)}, because {cause}.{trouble_of(self.tale)} {calls}"
 
     def _details(self, after: Aftermath) -> Plain:
         event = self.event
@@ -320,12 +327,13 @@ _LED_TO: Final[Mapping[str, tuple[str, ...]]] = {
 def _calls_said(after: Aftermath, event: ev.Event, group: str) -> str:
     doubts = after.in_doubt
     if not after.open:
-        return "No call was open."
-    said = f"{counted(after.open, 'call')} open then, {after.may_have_run} of them begun"
+        return "No call was open at that change."
+    opened = f"{counted(after.open, 'call was', 'calls were')} open at that change"
+    said = f"{opened}, {after.may_have_run} of them claimed"
     if not isinstance(event, ev.GroupPromoted):
         return f"{said}; they wait for the next holder."
     if not doubts:
-        return f"{said}; none in doubt."
+        return f"{said}; none in doubt{' so far' if after.may_have_run else ''}."
     waiting = [fate for fate in doubts if not fate.is_settled]
     if not waiting:
         return f"{said}; {counted(len(doubts), 'call')} in doubt, all ended."

@@ -61,6 +61,9 @@ _ENDS: Final[Mapping[str, tuple[str, ...]]] = {
 }
 """What no longer stands after it."""
 
+_LOSSES: Final = ("demoted", "vacated")
+"""After which it holds the pen no more."""
+
 
 class _Told(NamedTuple):
     what: str
@@ -78,8 +81,8 @@ class _Run:
     told: deque[_Told] = field(default_factory=lambda: deque(maxlen=MAX_HAPPENINGS))
     omitted: int = 0
     runs: int = 0
-    before: _Told | None = None
-    """The last event of the run before."""
+    before: list[_Told] = field(default_factory=list)
+    """Of the run before: how it lost the pen, if it did, and its last event."""
 
     @property
     def group(self) -> GroupView | None:
@@ -104,7 +107,7 @@ class _Run:
         if isinstance(event, ev.InstanceRegistered) and who == name:
             if event.incarnation == self.incarnation:
                 return  # stored twice
-            self.before = self.told[-1] if self.told else None
+            self.before = [*filter(None, (self._lost_pen(),)), *list(self.told)[-1:]]
             self.incarnation, self.registered = event.incarnation, happening
             self.runs += 1
             self.omitted = 0
@@ -114,6 +117,11 @@ class _Run:
         if what:
             self.omitted += len(self.told) == MAX_HAPPENINGS
             self.told.append(_Told(what, happening))
+
+    def _lost_pen(self) -> _Told | None:
+        """How it lost the pen, if that is not its last event anyhow."""
+        told = list(self.told)[:-1]
+        return next((each for each in reversed(told) if each.what in _LOSSES), None)
 
     def _kind_of(self, who: str, event: ev.Event, holder: str | None) -> str:
         """What the event is to this run; empty if it is about somebody else."""
@@ -210,8 +218,8 @@ async def _heard(source: Source, run: _Run, point: Point) -> Heard:
 
 def _tell(reason: Reason, run: _Run, heard: Heard) -> None:
     standing: dict[str, int] = {}
-    if run.before is not None:
-        standing["before"] = _link(reason, run.before, (), "the run before: ")
+    for earlier in run.before:
+        standing["before"] = _link(reason, earlier, _of(standing, ("before",)), "the run before: ")
     if run.registered is not None:
         told = _Told("registered", run.registered)
         standing["registered"] = _link(reason, told, _of(standing, ("before",)))
@@ -288,13 +296,17 @@ def _answer(run: _Run) -> str:
 
 
 def _lost_pen(run: _Run) -> str:
-    """When and why it lost the pen, if it had it in this run."""
-    told = next((told for told in reversed(run.told) if told.what in ("demoted", "vacated")), None)
+    """When and why it lost the pen, if it had it in this run or the one before."""
+    told = next((told for told in reversed(run.told) if told.what in _LOSSES), None)
+    who = "It"
+    if told is None:
+        told = next((told for told in run.before if told.what in _LOSSES), None)
+        who = "Its run before"
     if told is None:
         return ""
     _, happening = told
     cause = getattr(happening.event, "cause", "")
-    return f". It lost the pen at {moment(happening.at_ns)} (sequence {happening.seq}), because {cause}"
+    return f". {who} lost the pen at {moment(happening.at_ns)} (sequence {happening.seq}), because {cause}"
 
 
 def _held(run: _Run, group: GroupView) -> str:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Final
 
 from aegisipc.eventstore.checkpoints import OnSkip
-from aegisipc.eventstore.lifecycles import InstanceState
 from aegisipc.eventstore.replay.points import Point
 from aegisipc.eventstore.replay.reason_calls import group_state_at
+from aegisipc.eventstore.replay.reason_holder import trouble_of
 from aegisipc.eventstore.replay.reason_reading import GroupTale
 from aegisipc.eventstore.replay.reason_steps import Reason, counted, moment, named
 from aegisipc.eventstore.replay.reason_words import said_of
@@ -33,7 +33,7 @@ def never_held(tale: GroupTale, reason: Reason) -> Reason:
         return reason
     reason.answer = (
         f"{name}: {view.holder} is active at epoch {view.epoch} since {moment(view.since_ns)}, because "
-        f"{view.cause}."
+        f"{view.cause}.{trouble_of(tale)}"
     )
     reason.notes.append("that was decided before this history begins: what led there is not in it")
     return reason
@@ -82,5 +82,3 @@ def tell_standing(reason: Reason, tale: GroupTale) -> None:
         reason.notes.append(f"{holder.id} is in quarantine: it queues calls, and runs none")
     if holder is not None and holder.unhealthy is not None:
         reason.notes.append(f"{holder.id} is unhealthy: {holder.unhealthy}")
-    if holder is not None and holder.state is InstanceState.SUSPECTED_ACTIVE:
-        reason.notes.append(f"{holder.id} is suspected, and nobody can take over from it")

@@ -207,6 +207,8 @@ def by_whom(said: Plain) -> str:
     source = said.get("source", "operator")
     author, reason = said.get("author"), said.get("reason")
     text = f"{source} {author}" if author else str(source)
+    if source == "evidence" and author:
+        text = f"the evidence of {author}"
     return f"{text}: {reason}" if reason else text
 
 

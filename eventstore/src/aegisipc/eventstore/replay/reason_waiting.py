@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from aegisipc.eventstore import events as ev
 from aegisipc.eventstore.checkpoints import OnSkip
+from aegisipc.eventstore.frames import Mark
 from aegisipc.eventstore.histories import CallHistory, Step
 from aegisipc.eventstore.ids import format_call_id
 from aegisipc.eventstore.lifecycles import CallState, InstanceState
@@ -89,7 +90,7 @@ def _waiting(history: CallHistory, group: GroupView, calls: list[OpenCall]) -> s
         since = f" since {moment(group.since_ns)}" if group.since_ns else ""
         return f"waits: nobody is active in {name}{since}, because {group.cause}"
     where = f"{group.holder} (active at epoch {group.epoch})"
-    held_up = _held_up(group, where)
+    held_up = _alone(history, group, where) or _held_up(group, where)
     if held_up:
         return held_up
     before = [each for each in calls if each.seq < call.seq]
@@ -110,6 +111,18 @@ def _waiting(history: CallHistory, group: GroupView, calls: list[OpenCall]) -> s
     return (
         f"waits or runs at {where}, {behind}; calls that may run twice are not claimed, so the log cannot "
         "tell whether it has begun"
+    )
+
+
+def _alone(history: CallHistory, group: GroupView, where: str) -> str:
+    """That the present holder has begun it alone; empty if it has not."""
+    last = next((step for step in reversed(history.steps) if step.counts and step.mark is not None), None)
+    is_here = last is not None and (last.writer, last.epoch) == (group.holder, group.epoch)
+    if last is None or not is_here or last.mark is not Mark.ATTEMPTED:
+        return ""
+    return (
+        f"runs alone at {where} since {moment(last.at_ns)} (attempt {history.attempts}), because it may have "
+        "taken instances down, and has no outcome yet"
     )
 
 

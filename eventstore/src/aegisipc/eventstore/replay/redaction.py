@@ -2,13 +2,17 @@
 
 What a field holds is replaced by something of the same kind and length: text by as many ``x``, numbers by 0,
 times by the beginning of 1970. So whoever reads the records sees the same shapes, and every fold comes to the
-same state, where that does not depend on what was replaced.
+same state, where that does not depend on what was replaced. Names of fields in it stay; keys of maps that can
+be no names (numbers, ``DE-4711``) are replaced, too.
 
 A field is found by its name wherever it is in what calls carry: named arguments, results, the details of
 errors, events of shared states, words of operators about calls, at any depth. Three names stand for
-everything of a kind: ``arguments``, ``results`` (with the events of shared states) and ``errors`` (messages
-and details). Where anything is redacted, these go as well: shared states and snapshots, which nobody here can
-read; digests of payloads, which could be guessed from; and bodies that cannot be decoded.
+everything of a kind: ``arguments`` (also those that were given by position, which have no name), ``results``
+(with the events of shared states) and ``errors`` (messages and details). What is replaced in the details of
+an error is replaced in its message, and all digits there, if it was a number; what else a message says stays,
+unless ``message`` or ``errors`` are redacted. Where anything is redacted, these go as well: shared states and
+snapshots, which nobody here can read; digests of payloads, which could be guessed from; and bodies that
+cannot be decoded.
 
 What routing goes by stays: services, groups, methods, clients, resources, idempotency keys, and what
 instances and routers say of themselves. So does a reference to a large body; its bytes are not in the log.
@@ -17,21 +21,19 @@ instances and routers say of themselves. So does a reference to a large body; it
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from datetime import date, datetime, time, timedelta
-from decimal import Decimal
 from typing import Any, Final
-from uuid import UUID
 
 import msgpack  # type: ignore[import-untyped]
 
 from aegisipc.eventstore.codec import BODY_LIMITS, decode, encode
 from aegisipc.eventstore.errors import AegisError, CodecError, MalformedPayload
-from aegisipc.eventstore.frames import Mark, decode_calls, decode_pen
+from aegisipc.eventstore.frames import CallEntry, Mark, decode_calls, decode_pen
 from aegisipc.eventstore.group_snapshots import GroupSnapshot, decode_snapshot, encode_snapshot
 from aegisipc.eventstore.keys import HASH_BYTES, KeyOwner, decode_segment, encode_segment
 from aegisipc.eventstore.log import Record
 from aegisipc.eventstore.open_calls import OpenCall
 from aegisipc.eventstore.references import reference_in
+from aegisipc.eventstore.replay.blanking import blank, inside, is_same, replaced
 from aegisipc.eventstore.subjects import (
     CALL,
     CANCEL,
@@ -124,7 +126,14 @@ class Redactor:
 
     def _calls(self, payload: bytes) -> bytes:
         frame = decode_calls(payload)
-        return _with_bodies(payload, [self.arguments(body) for body in frame.bodies])
+        pairs = zip(frame.entries, frame.bodies, strict=True)
+        return _with_bodies(payload, [self._of_entry(entry, body) for entry, body in pairs])
+
+    def _of_entry(self, entry: CallEntry, body: bytes) -> bytes:
+        """Its arguments; in a pool, of a dead letter that is called again, who wants that, and the call."""
+        if entry.options is not None and entry.options.requeue is not None:
+            return self.body(Mark.REQUEUED, body) or b""
+        return self.arguments(body)
 
     def _pen(self, payload: bytes) -> bytes:
         frame = decode_pen(payload)
@@ -198,7 +207,7 @@ class Redactor:
             said = decode(body, limits=BODY_LIMITS)
             redacted = redact(said)
             # What nothing was found in stays as it is, to the byte: a set may come out in another order.
-            return body if _is_same(said, redacted) else encode(redacted)
+            return body if is_same(said, redacted) else encode(redacted)
         except CodecError:
             return bytes(len(body))
 
@@ -208,7 +217,7 @@ class Redactor:
         if mark is Mark.EMITTED:
             return self._emitted(said)
         if type(said) is not dict:
-            return _blank(said)
+            return blank(said)
         if mark in _ERRORS:
             return self._error(said, keep=_STRUCTURE if mark in _OF_FAILURE else frozenset())
         return {name: self._of_word(name, value) for name, value in said.items()}
@@ -217,7 +226,7 @@ class Redactor:
         match said:
             case [str(name), data]:
                 return [name, self._said(data, everything=RESULTS in self._names)]
-        return _blank(said)
+        return blank(said)
 
     def _of_word(self, name: str, value: Any) -> Any:
         """Of who said what of a retry, a doubt or a dead letter."""
@@ -239,7 +248,7 @@ class Redactor:
         often made of them.
         """
         if type(said) is not dict:
-            return _blank(said)
+            return blank(said)
         everything = ERRORS in self._names
         texts: set[str] = set()
         redacted: dict[str, Any] = {}
@@ -249,7 +258,7 @@ class Redactor:
             elif name == "details" and type(value) is dict:
                 redacted[name] = self._details(value, keep, texts)
             else:
-                redacted[name] = _blank(value) if everything else self._named(name, value)
+                redacted[name] = blank(value) if everything else self._named(name, value)
         message = redacted.get("message")
         if type(message) is str:
             for text in sorted(texts, key=len, reverse=True):
@@ -266,22 +275,22 @@ class Redactor:
             elif name == "error" and keep and type(value) is dict:  # why the last attempt failed
                 redacted[name] = self._error(value)
             else:
-                redacted[name] = _blank(value) if everything else self._named(name, value)
-            texts.update(_replaced(value, redacted[name]))
+                redacted[name] = blank(value) if everything else self._named(name, value)
+            texts.update(replaced(value, redacted[name]))
         return redacted
 
     # -- values -------------------------------------------------------------------------------------------
 
     def _said(self, value: Any, *, everything: bool) -> Any:
-        return _blank(value) if everything else self._searched(value)
+        return blank(value) if everything else self._searched(value)
 
     def _named(self, name: Any, value: Any) -> Any:
-        return _blank(value) if name in self._names else self._searched(value)
+        return blank(value) if name in self._names else self._searched(value)
 
     def _searched(self, value: Any) -> Any:
         if type(value) is dict:
             return {name: self._named(name, inner) for name, inner in value.items()}
-        return _inside(value, self._searched)
+        return inside(value, self._searched)
 
 
 _BODY, _EVIDENCE = 6, 12
@@ -294,65 +303,6 @@ _UNREADABLE: Final = (
     msgpack.UnpackException,
     RecursionError,
 )
-_CONTAINERS: Final = (list, tuple, set, frozenset)
-
-
-def _inside(value: Any, change: Callable[[Any], Any]) -> Any:
-    """Return a list, tuple or set of what its members come to; anything else as it is."""
-    for container in _CONTAINERS:
-        if type(value) is container:
-            return container(change(inner) for inner in value)
-    return value
-
-
-def _blank(value: Any) -> Any:
-    """Return something of the same kind and length that says nothing. Names of fields stay."""
-    if type(value) is dict:
-        return {name: _blank(inner) for name, inner in value.items()}
-    if type(value) in _CONTAINERS:
-        return _inside(value, _blank)
-    blank = _BLANKS.get(type(value))
-    return value if blank is None else blank(value)
-
-
-_BLANKS: Final[dict[type, Callable[[Any], Any]]] = {
-    str: lambda text: "x" * len(text),
-    bytes: lambda data: b"x" * len(data),
-    bool: lambda _: False,
-    int: lambda _: 0,
-    float: lambda _: 0.0,
-    complex: lambda _: 0j,
-    Decimal: lambda _: Decimal(0),
-    datetime: lambda at: datetime(1970, 1, 1, tzinfo=at.tzinfo),
-    date: lambda _: date(1970, 1, 1),
-    time: lambda at: time(tzinfo=at.tzinfo),
-    timedelta: lambda _: timedelta(0),
-    UUID: lambda _: UUID(int=0),
-}
-
-
-def _is_same(before: Any, after: Any) -> bool:
-    """Tell whether two values are the same, so that what is equal but of another kind counts as changed."""
-    if type(before) is not type(after):
-        return False
-    if type(before) is dict:
-        return before.keys() == after.keys() and all(_is_same(before[name], after[name]) for name in before)
-    if type(before) in (list, tuple):
-        return len(before) == len(after) and all(map(_is_same, before, after))
-    return before is after or bool(before == after)
-
-
-def _replaced(before: Any, after: Any) -> Iterable[str]:
-    """Iterate over the texts that were replaced."""
-    if type(before) is str:
-        if before and before != after:
-            yield before
-    elif type(before) is dict and type(after) is dict:
-        for name in before:
-            yield from _replaced(before[name], after.get(name))
-    elif type(before) in (list, tuple) and type(after) is type(before):
-        for one, other in zip(before, after, strict=False):
-            yield from _replaced(one, other)
 
 
 def _with_bodies(payload: bytes, bodies: list[bytes] | list[bytes | None]) -> bytes:

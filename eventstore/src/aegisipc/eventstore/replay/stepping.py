@@ -333,8 +333,13 @@ class Stepper:
         if not isinstance(effect.event, _EVENTS[kind]) or (resource is not None and told is None):
             return False
         group = self.state.topology.group(place.service, place.group)
-        if kind is not Jump.PROMOTION or told is None or group is None:
+        if told is None or group is None:
             return True
+        if kind is Jump.SUSPICION:
+            name = getattr(effect.event, "instance", "")
+            instance, was = group.instances.get(name), told["instances"].get(name)
+            # of another run of it, or of nobody: it does not count
+            return instance is not None and was is not None and str(instance.state) != was["state"]
         after = (group.holder, group.holder_incarnation, group.epoch)
         return after != (told["active"], told["incarnation"], told["epoch"])  # else it was written again
 

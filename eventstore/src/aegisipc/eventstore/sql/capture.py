@@ -5,20 +5,22 @@ out, and of bounded size.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from pydantic_core import to_jsonable_python
 
 from aegisipc.eventstore.codec import decode
 from aegisipc.eventstore.errors import CodecError
+from aegisipc.eventstore.frames import Mark
 from aegisipc.eventstore.references import reference_in
+from aegisipc.eventstore.replay.redaction import ARGUMENTS, RESULTS, Redactor
+from aegisipc.eventstore.sql.texts import without_nul
+
+__all__ = ["ARGUMENTS", "DEFAULT_MAX_BYTES", "RESULTS", "Capture"]
 
 DEFAULT_MAX_BYTES: Final = 16_384
-REDACTED: Final = "[redacted]"
-
-ARGUMENTS: Final = "arguments"
-RESULTS: Final = "results"
 
 _DECODED: Final = 8
 """A body of so many times the limit is not even decoded."""
@@ -26,25 +28,28 @@ _DECODED: Final = 8
 
 @dataclass(frozen=True, slots=True)
 class Capture:
-    """What of the bodies goes into the request log. Values of fields in ``redact`` are replaced, wherever in
-    arguments and results they are; ``arguments`` and ``results`` in it stand for all of these. A body that
-    takes more than ``max_bytes`` as JSON is cut, and says so.
+    """What of the bodies goes into the request log. ``redact`` says what is replaced in it, and in the errors
+    of calls, which are always there; see :class:`~aegisipc.eventstore.replay.redaction.Redactor`. A body
+    that takes more than ``max_bytes`` as JSON is cut, and says so.
     """
 
     arguments: bool = False
     results: bool = False
-    redact: frozenset[str] = frozenset()
+    redact: Redactor = field(default_factory=lambda: Redactor(()))
     max_bytes: int = DEFAULT_MAX_BYTES
 
     def arguments_text(self, body: bytes) -> str | None:
         """Return the arguments of a call as JSON; ``None`` if they are not captured."""
-        return self._text(body, ARGUMENTS) if self.arguments else None
+        return self._text(body, self.redact.arguments) if self.arguments else None
 
     def result_text(self, body: bytes | None) -> str | None:
         """Return the result of a call as JSON; ``None`` if it is not captured."""
-        return self._text(body, RESULTS) if self.results and body is not None else None
+        return self._text(body, self._result) if self.results and body is not None else None
 
-    def _text(self, body: bytes, what: str) -> str:
+    def _result(self, body: bytes) -> bytes:
+        return self.redact.body(Mark.SUCCEEDED, body) or b""
+
+    def _text(self, body: bytes, redacted: Callable[[bytes], bytes]) -> str:
         try:
             reference = reference_in(body)
             if reference is not None:
@@ -52,23 +57,13 @@ class Capture:
             if len(body) > _DECODED * self.max_bytes:
                 return _json({"$truncated": True, "bytes": len(body)})
             value = decode(body)
+            text = _json(plain(decode(redacted(body)) if self.redact else value))
         except CodecError:
             return _json({"$unreadable": True, "bytes": len(body)})
-        text = _json(REDACTED if what in self.redact else self._without(plain(value)))
         if len(text.encode()) <= self.max_bytes:
             return text
         beginning = text.encode()[: self.max_bytes].decode("utf-8", "ignore")
         return _json({"$truncated": True, "bytes": len(body), "beginning": beginning})
-
-    def _without(self, value: Any) -> Any:
-        if not self.redact:
-            return value
-        if isinstance(value, dict):
-            return {
-                name: REDACTED if name in self.redact else self._without(inner)
-                for name, inner in value.items()
-            }
-        return [self._without(inner) for inner in value] if isinstance(value, list) else value
 
 
 def plain(value: Any) -> Any:
@@ -79,4 +74,4 @@ def plain(value: Any) -> Any:
 
 
 def _json(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).replace("\\u0000", "\ufffd")
+    return without_nul(json.dumps(value, ensure_ascii=False, separators=(",", ":")))

@@ -22,6 +22,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 
 from aegisipc.eventstore.sql.errors import DatabaseUnreachable, DatabaseUnsupported
 from aegisipc.eventstore.sql.failures import reported
+from aegisipc.eventstore.sql.models import VERSION_TABLE
+from aegisipc.eventstore.sql.urls import for_asyncpg, shown_url
 
 DEFAULT_SQL: Final = "sqlite:///aegis.db"
 SUPPORTED: Final = "supported are sqlite:///FILE and postgresql://USER:PASSWORD@HOST/DATABASE"
@@ -32,7 +34,10 @@ _COMMAND_S: Final = 120.0
 _CACHE_KB: Final = 65_536
 _WAL_PAGES: Final = 4_000
 """Of 4 KiB each: how long SQLite's write-ahead log gets before it is moved into the file."""
+_WAL_KEPT: Final = 64 << 20
+"""Bytes of it that stay, for the next rows, after a rebuild made it as long as all of them."""
 _WRITES: Final = "aegis_writes"
+_IN_WAL: Final = "aegis_in_wal"
 
 type Work[T] = Callable[[Connection], T]
 
@@ -50,9 +55,9 @@ class Database(ABC):
     with``. ``shown`` is its URL without the password.
     """
 
-    def __init__(self, url: URL) -> None:
+    def __init__(self, url: URL, shown: str) -> None:
         self.url = url
-        self.shown = url.render_as_string(hide_password=True)
+        self.shown = shown
 
     async def __aenter__(self) -> Self:
         return self
@@ -100,17 +105,17 @@ def open_database(given: str, *, busy_s: float = BUSY_S) -> Database:
     Raises:
         DatabaseUnsupported: it is of another kind, in memory, or the URL is none.
     """
-    url = _parsed(given)
-    with _driver(url.render_as_string(hide_password=True)):
-        return _Sqlite(url, busy_s) if url.get_backend_name() == "sqlite" else _Postgresql(url, busy_s)
+    url, shown = _parsed(given)
+    with _driver(shown):
+        return (_Sqlite if url.get_backend_name() == "sqlite" else _Postgresql)(url, shown, busy_s)
 
 
-def _parsed(given: str) -> URL:
+def _parsed(given: str) -> tuple[URL, str]:
     try:
         url = make_url(given)
     except (ArgumentError, ValueError) as error:
         raise DatabaseUnsupported(f"cannot read the URL of a database: {SUPPORTED}") from error
-    shown = url.render_as_string(hide_password=True)
+    shown = shown_url(url)
     kind = url.get_backend_name()
     if kind not in ("sqlite", "postgresql"):
         raise DatabaseUnsupported(f"cannot use {shown!r} as a read model: {SUPPORTED}", database=shown)
@@ -120,7 +125,7 @@ def _parsed(given: str) -> URL:
             f"{SUPPORTED}",
             database=shown,
         )
-    return url.set(drivername="sqlite+pysqlite" if kind == "sqlite" else "postgresql+asyncpg")
+    return url.set(drivername="sqlite+pysqlite") if kind == "sqlite" else for_asyncpg(url), shown
 
 
 @contextmanager
@@ -134,18 +139,32 @@ def _driver(shown: str) -> Any:
         ) from error
 
 
+@contextmanager
+def _parameters(shown: str) -> Any:
+    """What is behind the ``?`` in a URL goes to the driver, which may know nothing of it."""
+    try:
+        yield
+    except (TypeError, ValueError) as error:
+        raise DatabaseUnsupported(
+            f"cannot use {shown!r}: {error}; correct what the URL says behind the '?'", database=shown
+        ) from error
+
+
 # -- SQLite -----------------------------------------------------------------------------------------------
 
 
 class _Sqlite(Database):
     """A file. Readers never wait (WAL); writers wait for each other."""
 
-    def __init__(self, url: URL, busy_s: float) -> None:
-        super().__init__(url)
+    def __init__(self, url: URL, shown: str, busy_s: float) -> None:
+        super().__init__(url, shown)
         self._engine = _sqlite_engine(url, busy_s)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="aegis-sqlite")
         self._alone = asyncio.Lock()
         """There is one connection: transactions take turns."""
+        self._open: Connection | None = None
+        self._file: tuple[int, int] | None = None
+        """Device and number of the file that the connection is to."""
 
     async def _in_thread[T](self, work: Callable[[], T]) -> T:
         """Run it to its end, even if nobody waits for it any more: the connection must not be left midway."""
@@ -161,35 +180,49 @@ class _Sqlite(Database):
     async def transaction(self, *, writes: bool = True) -> AsyncIterator[Transaction]:
         with reported(self.shown):
             async with self._alone:
-                self._check_exists()
-                connection = await self._in_thread(lambda: self._begin(writes))
                 try:
+                    connection = await self._in_thread(lambda: self._begin(writes))
                     yield _InThread(self, connection)
                     await self._in_thread(connection.commit)
-                except BaseException:
-                    with suppress(SQLAlchemyError):
-                        await self._in_thread(connection.rollback)
-                    raise
-                finally:
-                    await self._in_thread(connection.close)
+                finally:  # also of one that was begun when nobody waited for it any more
+                    await self._in_thread(self._end)
 
-    def _check_exists(self) -> None:
+    def _find_file(self) -> None:
+        """See that the file is there, and that it is still the one that the connection is to."""
         name = self.url.database or ""
-        if not name.startswith("file:") and not Path(name).exists():
+        if name.startswith("file:"):
+            return
+        try:
+            found = Path(name).stat()
+        except FileNotFoundError:
             raise DatabaseUnreachable(
                 f"cannot open {self.shown!r}: there is no such file; `aegis migrate up --sql {self.shown}` "
                 "makes it",
                 database=self.shown,
-            )
+            ) from None
+        file = (found.st_dev, found.st_ino)
+        if self._file != file:  # another one took its place: what is written to the former one is lost
+            self._engine.dispose()
+        self._file = file
 
     def _begin(self, writes: bool) -> Connection:  # noqa: FBT001 - private
+        self._find_file()
         connection = self._engine.connect().execution_options(**{_WRITES: writes})
         try:
             connection.begin()
         except BaseException:
             connection.close()
             raise
+        self._open = connection
         return connection
+
+    def _end(self) -> None:
+        """Roll back what was not committed."""
+        connection, self._open = self._open, None
+        if connection is not None:
+            with suppress(SQLAlchemyError):
+                connection.rollback()
+            connection.close()
 
     async def close(self) -> None:
         await self._in_thread(self._engine.dispose)
@@ -214,30 +247,40 @@ def _sqlite_engine(url: URL, busy_s: float) -> Engine:
     @event.listens_for(engine, "connect")
     def _connected(connection: Any, _record: object) -> None:
         connection.isolation_level = None  # we say when transactions begin
-        with suppress(sqlite3.OperationalError):  # it may be read-only: reading needs no such thing
-            connection.execute("PRAGMA journal_mode=WAL")
         for pragma in (
             "synchronous=NORMAL",
             f"cache_size=-{_CACHE_KB}",
             "temp_store=MEMORY",
             f"wal_autocheckpoint={_WAL_PAGES}",
+            f"journal_size_limit={_WAL_KEPT}",
         ):
             connection.execute(f"PRAGMA {pragma}")
 
     @event.listens_for(engine, "begin")
     def _begun(connection: Connection) -> None:
         writes = connection.get_execution_options().get(_WRITES, False)
+        if writes and not connection.info.get(_IN_WAL):
+            connection.info[_IN_WAL] = _use_wal(connection.connection.dbapi_connection)
         connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
 
     return engine
+
+
+def _use_wal(connection: Any) -> bool:
+    """The file stays so for ever: nobody who only looks does this, and to no database but a read model."""
+    with suppress(sqlite3.OperationalError):  # locked or read-only: writing will tell, if it is still so
+        if connection.execute("SELECT 1 FROM sqlite_master WHERE name = ?", (VERSION_TABLE,)).fetchone():
+            connection.execute("PRAGMA journal_mode=WAL")
+            return True
+    return False
 
 
 # -- PostgreSQL ---------------------------------------------------------------------------------------------
 
 
 class _Postgresql(Database):
-    def __init__(self, url: URL, busy_s: float) -> None:
-        super().__init__(url)
+    def __init__(self, url: URL, shown: str, busy_s: float) -> None:
+        super().__init__(url, shown)
         self._engine: AsyncEngine = create_async_engine(
             url,
             pool_size=2,
@@ -255,11 +298,16 @@ class _Postgresql(Database):
     @asynccontextmanager
     async def transaction(self, *, writes: bool = True) -> AsyncIterator[Transaction]:
         with reported(self.shown):
-            async with self._engine.connect() as connection:
+            connection = self._engine.connect()
+            with _parameters(self.shown):
+                await connection.start()
+            try:
                 if not writes:
                     await connection.execution_options(postgresql_readonly=True)
                 async with connection.begin():
                     yield _InLoop(connection)
+            finally:
+                await connection.close()
 
     async def close(self) -> None:
         await self._engine.dispose()

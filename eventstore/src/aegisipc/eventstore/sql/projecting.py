@@ -185,7 +185,7 @@ class Projection:
             entries: Entries = entries_of(record) if self._capture.results and concluded else ()
             errors = _NO_ERRORS
         else:
-            entries = entries_of(record)
+            entries = self._redacted(entries_of(record))
             errors = errors_in(entries)
             self.batch.ops.extend(self._incidents.note(record, place, folded, entries, errors))
         if self.level is not Level.OFF:
@@ -295,6 +295,15 @@ class Projection:
 
     def _part(self, call: OpenCall, place: Place) -> CallRow:
         return accepted_part(call, cut(place.service), cut(place.group), cut(call.client), None, self._texts)
+
+    def _redacted(self, entries: Entries) -> Entries:
+        """Errors, and what operators say, may hold what is to be left out, too."""
+        redact = self._capture.redact
+        return (
+            [(mark, call_id, redact.body(mark, body)) for mark, call_id, body in entries]
+            if redact
+            else entries
+        )
 
     def _results(self, entries: Entries) -> Mapping[CallId, str | None]:
         if not self._capture.results:

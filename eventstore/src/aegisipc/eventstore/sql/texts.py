@@ -5,6 +5,7 @@ names and numbers of a hostile one can be of any length and size.
 from __future__ import annotations
 
 import json
+import re
 from typing import Any, Final
 
 NAME: Final = 255
@@ -17,6 +18,8 @@ JSON_CHARACTERS: Final = 16_384
 _MAX_BIG: Final = (1 << 63) - 1
 _MAX_INT: Final = (1 << 31) - 1
 _CUT: Final = "…"
+_NUL: Final = re.compile(r"(?<!\\)((?:\\\\)*)\\u0000")
+"""NUL in JSON; where the backslash is itself behind one, somebody wrote just that."""
 
 
 def cut(value: str, limit: int = NAME) -> str:
@@ -46,9 +49,21 @@ def plain(evidence: dict[str, Any]) -> dict[str, Any]:
     """Return data that a column for JSON takes; what is too large is left out, and that is said."""
     try:
         text = json.dumps(evidence, default=str, allow_nan=False, ensure_ascii=False)
-    except ValueError:  # numbers that JSON has not
-        return {"as_text": cut(str(evidence), TEXT)}
+    except (ValueError, TypeError, RecursionError):  # numbers or keys that JSON has not
+        return {"as_text": cut(_as_text(evidence), TEXT)}
     if len(text) > JSON_CHARACTERS:
         return {"left_out": f"{len(text)} characters of JSON: see the log"}
-    loaded: dict[str, Any] = json.loads(text.replace("\\u0000", "\ufffd"))
+    loaded: dict[str, Any] = json.loads(without_nul(text))
     return loaded
+
+
+def _as_text(evidence: dict[str, Any]) -> str:
+    try:
+        return str(evidence)
+    except (ValueError, RecursionError):
+        return f"{len(evidence)} fields, which nobody can show: see the log"
+
+
+def without_nul(text: str) -> str:
+    """Return JSON without the NUL that may be in its texts: PostgreSQL takes none."""
+    return _NUL.sub("\\1\ufffd", text) if "\\u0000" in text else text

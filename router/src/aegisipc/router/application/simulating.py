@@ -114,8 +114,8 @@ async def _earliest_ns(source: Source, until: Point, warm_ns: int) -> int:
             pulse = None
     if pulse is None:
         raise NoHeartbeats(
-            f"cannot simulate what was decided: no heartbeats are kept in {source.about}; they are for an "
-            "hour, or as long as the router was told to (aegis log export keeps them in a bundle)",
+            f"cannot simulate what was decided: there are no heartbeats in {source.about}; they are "
+            "kept for an hour (aegis log export keeps them in a bundle)",
             since=None,
         )
     began_ns = until.extent.first_ns + _FIRST_PULSE_NS

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from argparse import Namespace
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -12,6 +11,7 @@ from typing import Final
 from aegisipc.eventstore.checkpoints import SkippedSnapshot
 from aegisipc.eventstore.cli import say
 from aegisipc.eventstore.cli.output import print_json, printable
+from aegisipc.eventstore.cli.running import interruptible
 from aegisipc.eventstore.jetstream_api import format_time
 from aegisipc.eventstore.nats.connection import Connection
 from aegisipc.eventstore.nats.options import ConnectOptions
@@ -58,7 +58,9 @@ async def export_bundle(args: Namespace) -> int:
 @asynccontextmanager
 async def _source(args: Namespace) -> AsyncIterator[Source]:
     if args.bundle:
-        yield await asyncio.to_thread(open_bundle, args.bundle)
+        with interruptible():  # all of it is read
+            source = open_bundle(args.bundle)
+        yield source
         return
     async with open_live(args.url, args.namespace) as source:
         yield source
@@ -104,9 +106,9 @@ def _count(number: int, what: str) -> str:
     return f"{number:,} {what}{'' if number == 1 else 's'}"
 
 
-async def verify_bundle(args: Namespace) -> int:
+def verify_bundle(args: Namespace) -> int:
     """Check a bundle to its last byte."""
-    summary = await asyncio.to_thread(verify, args.file)
+    summary = verify(args.file)
     if args.json:
         print_json({"ok": True, **summary.to_plain()})
         return 0

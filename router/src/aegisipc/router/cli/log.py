@@ -50,8 +50,9 @@ begins with its first record.
 
 --redact replaces what a field holds by something of the same kind and length, in arguments, results, details
 of errors and events of shared states, at any depth: text by x, numbers by 0. The names arguments, results and
-errors stand for all of these. Services, groups, methods, clients, resources and idempotency keys stay, for
-routing goes by them. Large bodies are not in the log, and so in no bundle.""",
+errors stand for all of these: arguments by position have no name, and messages of errors are free text, of
+which only goes what is replaced in the details. Services, groups, methods, clients, resources and idempotency
+keys stay, for routing goes by them. Large bodies are not in the log, and so in no bundle.""",
         "--around 019a9e6e --redact account --redact name",
         _export,
     )
@@ -156,10 +157,9 @@ def _export(args: Namespace) -> int:
 
 
 def _verify(args: Namespace) -> int:
-    from aegisipc.eventstore.cli.running import run_async  # noqa: PLC0415 - see eventstore.cli
     from aegisipc.router.cli.bundling import verify_bundle  # noqa: PLC0415 - heavy
 
-    return run_async(verify_bundle(args))
+    return verify_bundle(args)
 
 
 def _import(args: Namespace) -> int:

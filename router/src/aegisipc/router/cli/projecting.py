@@ -13,6 +13,7 @@ from aegisipc.eventstore.cli.waiting import patiently
 from aegisipc.eventstore.jetstream import JetStreamLog
 from aegisipc.eventstore.nats.connection import Connection
 from aegisipc.eventstore.nats.options import ConnectOptions
+from aegisipc.eventstore.replay.redaction import Redactor
 from aegisipc.eventstore.sql.capture import ARGUMENTS, RESULTS, Capture
 from aegisipc.eventstore.sql.checkpointing import LogName
 from aegisipc.eventstore.sql.engines import open_database
@@ -39,7 +40,7 @@ def capture_of(args: Namespace) -> Capture:
     return Capture(
         arguments=ARGUMENTS in args.capture,
         results=RESULTS in args.capture,
-        redact=frozenset(args.redact),
+        redact=Redactor(args.redact),
     )
 
 

@@ -48,7 +48,8 @@ def add_content_options(group: _ArgumentGroup, level: str | None = "all") -> Non
         action="append",
         default=[],
         metavar="FIELD",
-        help="replace the values of that field in what is captured (may be given several times)",
+        help="make that field unreadable in what is captured and in errors, as aegis log export does: text "
+        "becomes x, numbers 0 (may be given several times)",
     )
 
 
@@ -75,6 +76,13 @@ def check_content(args: Namespace) -> None:
         args.usage_error("--capture goes with --calls all")
     if args.redact and not args.capture:
         args.usage_error("--redact says what to leave out of what --capture stores: give --capture, too")
+    if args.redact:
+        from aegisipc.eventstore.replay.redaction import BadField, Redactor  # noqa: PLC0415 - heavy
+
+        try:
+            Redactor(args.redact)
+        except BadField as error:
+            args.usage_error(error.message)
 
 
 def _captured(text: str) -> frozenset[str]:

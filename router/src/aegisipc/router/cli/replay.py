@@ -86,8 +86,7 @@ def _check(args: Namespace) -> None:
         args.usage_error("--follow: nothing is added to a bundle; leave one of the two out")
     if args.since and mode not in (None, "what_if"):
         args.usage_error(f"{flag} goes with no --from")
-    if args.verify and (args.service or args.group or args.resource):
-        args.usage_error("--verify folds the whole log: it goes with no --service, --group and --resource")
+    _check_filters(args)
     if args.step and args.json:
         args.usage_error("--step is for people: it goes with no --json")
     if args.why and args.why[0] not in REASONS:
@@ -96,6 +95,15 @@ def _check(args: Namespace) -> None:
         args.usage_error("--from-beginning goes with --until and --diff only; --verify begins there anyway")
     if args.policy and mode != "what_if":
         args.usage_error("--policy goes with --what-if only")
+
+
+def _check_filters(args: Namespace) -> None:
+    """Refuse filters where they say nothing."""
+    filtered = args.service or args.group or args.resource
+    if filtered and args.verify:
+        args.usage_error("--verify folds the whole log: it goes with no --service, --group and --resource")
+    if filtered and args.why:
+        args.usage_error("--why names what it is about: it goes with no --service, --group and --resource")
 
 
 VERB = Verb(

@@ -52,7 +52,10 @@ def _tell(moment: Moment, first: Point, wanted: _Wanted, silences: Silences, sho
     record = moment.record
     found = silences.heard(record) if moment.is_pulse else silences.noted(record)
     _tell_silences(found, first, wanted, show)
-    if not moment.is_pulse and record.timestamp_ns >= first.at_ns and wanted.takes(record):
+    # What follows the point belongs to it, also if the server's clock went back; the point's own record does
+    # unless it was a time that was asked for, and that record was before it.
+    is_in = record.seq > first.seq or record.timestamp_ns >= first.at_ns
+    if not moment.is_pulse and is_in and wanted.takes(record):
         show.record(record)
 
 

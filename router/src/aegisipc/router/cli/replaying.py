@@ -13,10 +13,13 @@ from aegisipc.eventstore import replay as history
 from aegisipc.eventstore.checkpoints import SkippedSnapshot
 from aegisipc.eventstore.cli import say
 from aegisipc.eventstore.cli.output import Paint, print_json
+from aegisipc.eventstore.cli.running import interruptible
 from aegisipc.eventstore.pulses import PulseBoard
 from aegisipc.eventstore.replay import Filters, Point, Source
+from aegisipc.eventstore.replay.folding import WINDOW_S
 from aegisipc.eventstore.system import SystemState
 from aegisipc.router.cli.replay_deciding import about_to_decide
+from aegisipc.router.domain.terms import policy_in
 
 MAX_LISTED_JSON: Final = 1000
 """Open calls in JSON; people are shown the oldest few."""
@@ -50,7 +53,9 @@ async def replay(args: Namespace) -> int:
 async def opened(args: Namespace) -> AsyncIterator[Source]:
     """Open the bundle or the log that the arguments name."""
     if args.bundle:
-        yield history.open_bundle(args.bundle)
+        with interruptible():  # all of it is read
+            source = history.open_bundle(args.bundle)
+        yield source
     else:
         async with history.open_live(args.url, args.namespace) as source:
             yield source
@@ -89,7 +94,18 @@ async def folded(
 ) -> tuple[SystemState, PulseBoard]:
     """Fold log and heartbeats to a point; of snapshots that are of no use, stderr is told."""
     state = await history.state_at(source, point, from_beginning=from_beginning, on_skip=warn_of)
-    return state, await history.board_at(source, point)
+    return state, await _board(source, state, point)
+
+
+async def _board(source: Source, state: SystemState, point: Point) -> PulseBoard:
+    """The heartbeats as the leader saw them, by its policy, and far back enough to see all that it calls
+    silence.
+    """
+    policy = policy_in(state.topology.leadership.policy)
+    longest_s = max(policy.lost_after_ms, policy.leader_after_ms) / 1000
+    return await history.board_at(
+        source, point, gap_ms=policy.suspect_after_ms // 2, window_s=WINDOW_S + longest_s
+    )
 
 
 def warn_of(skipped: SkippedSnapshot) -> None:
@@ -129,8 +145,9 @@ async def _diff(args: Namespace, source: Source, filters: Filters) -> int:
     known = history.names_in(state)
     await history.fold_on(source, state, second.seq)
     history.check_filters(filters, known, history.names_in(state))
-    board = await history.board_at(source, second)
+    board = await _board(source, state, second)
     after = history.view_of(state, board, second, filters, max_listed=MAX_COMPARED)
+    _drop_uncompared(before, after, first.seq)
     changes = history.diff(before, after)
     if args.json:
         print_json(
@@ -146,6 +163,19 @@ async def _diff(args: Namespace, source: Source, filters: Filters) -> int:
 
     print(as_text(before, after, changes, source.about, Paint()))
     return 0
+
+
+def _drop_uncompared(before: Plain, after: Plain, seq: int) -> None:
+    """Of calls that were not listed before, for there were too many, nobody knows what changed: they would
+    look new as soon as older ones are gone.
+    """
+    for name in ("open", "retrying"):
+        if before[name]["left_out"]:
+            known, listed = before[name]["oldest_first"], after[name]["oldest_first"]
+            kept = {call: each for call, each in listed.items() if call in known or each["seq"] > seq}
+            after[name]["oldest_first"] = kept
+    if before["open"]["left_out"]:
+        say(f"warning: only the {MAX_COMPARED:,} oldest open calls are compared one by one")
 
 
 # -- many ----------------------------------------------------------------------------------------------------

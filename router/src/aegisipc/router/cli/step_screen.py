@@ -7,7 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from rich.console import Group, RenderableType
+from rich.cells import cell_len
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.layout import Layout
 from rich.panel import Panel
 from rich.table import Table
@@ -27,6 +28,8 @@ HELP: Final = (
     "n → forward  b ← back  10n ten at once  p P promotion  d D doubt  f F failure  s S suspicion "
     "(capitals: back)  g go to a point  q quit"
 )
+SHORT_HELP: Final = "n → b ← step  10n ten  p d f s next (capitals: back)  g go to  q quit"
+"""For terminals on which the other one has no room: who cannot read how to quit, cannot."""
 _MOST_ROWS: Final = 200
 """Rows of a pane that are made; the screen shows those that fit."""
 _LONGEST: Final = 200
@@ -92,7 +95,15 @@ def _head(shown: Shown) -> Text:
     return text
 
 
-def _foot(shown: Shown) -> Text:
+class _Help:
+    """The line that tells the keys: the longest that fits."""
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        told = HELP if cell_len(HELP) <= options.max_width else SHORT_HELP
+        yield Text(told, "dim", no_wrap=True, overflow="ellipsis")
+
+
+def _foot(shown: Shown) -> RenderableType:
     text = Text(no_wrap=True, overflow="ellipsis")
     if shown.prompt is not None:
         text.append("go to (time, -5m, sequence, call id, event; Escape: stay): ", "bold")
@@ -101,8 +112,7 @@ def _foot(shown: Shown) -> Text:
         text.append(f"{shown.count} …", "bold")
     else:
         text.append(printable(shown.message), "yellow" if shown.is_trouble else "")
-    text.append(f"\n{HELP}", "dim")
-    return text
+    return Group(text, _Help())
 
 
 # -- the event ------------------------------------------------------------------------------------------

@@ -44,8 +44,8 @@ def _lines(
         yield from _listed(report.today, paint)
     yield from _spans(report.today_diverged, report.today_left_out, "with today's code", paint)
     yield ""
-    yield paint("dim", _what_was_read(found, report, about))
-    yield from (paint("yellow", f"note: {note}") for note in report.notes)
+    yield paint("dim", printable(_what_was_read(found, report, about)))
+    yield from (paint("yellow", printable(f"note: {note}")) for note in report.notes)
 
 
 def _answer(report: Report, changes: Mapping[str, int]) -> str:

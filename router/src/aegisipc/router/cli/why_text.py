@@ -93,4 +93,4 @@ def _told(link: Link, reason: Reason) -> str:
         return said
     latest = max(reason.links[number - 1].at_ns for number in link.follows)
     after = ", ".join(f"#{number}" for number in link.follows)
-    return f"{said}  <- {after}, +{(link.at_ns - latest) / _MS:.0f} ms"
+    return f"{said}  <- {after}, +{(link.at_ns - latest) // _MS} ms"

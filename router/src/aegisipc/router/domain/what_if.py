@@ -22,6 +22,7 @@ from aegisipc.eventstore.errors import LimitExceeded, MalformedPayload
 from aegisipc.eventstore.lifecycles import InstanceState
 from aegisipc.eventstore.log import Record
 from aegisipc.eventstore.names import POOL_GROUP
+from aegisipc.eventstore.pulses import InstanceKey
 from aegisipc.eventstore.subjects import (
     DEAD,
     GROUP_WHO,
@@ -94,6 +95,8 @@ class WhatIf:
         self._policies = self._before.policy(), self._after.policy()
         self._from_ns, self._now_ns = from_ns, 0
         self._hints = deque(known.hints())
+        self._demoted: dict[InstanceKey, tuple[str, int]] = {}
+        self._led: list[RouterIdentity] = []
         self._due = False
         self._decisions: list[Decided] = []
         self._records = self._pulses = 0
@@ -200,6 +203,7 @@ class WhatIf:
     def _lead(self, record: Record, place: Place, event: ev.Event) -> None:
         if isinstance(event, ev.RouterElected):
             self._note(decided(place, event, record.timestamp_ns, record.seq))
+            self._led.append(RouterIdentity(event.router, event.incarnation))
             for run in self._runs:
                 run.elected(event, self._now_ns)
             self._decide(event.router)
@@ -215,6 +219,7 @@ class WhatIf:
                 run.take(record)
         elif not _is_reaffirmed(group, event):
             self._note(decided(place, event, record.timestamp_ns, record.seq))
+            self._note_demotion(record, place, event, group)
         wish = wish_of(group, place, event)
         if wish is not None:
             for run in self._runs:
@@ -230,7 +235,7 @@ class WhatIf:
     def _say(self, record: Record, place: Place, event: ev.Event, former: InstanceView | None) -> None:
         """What an instance said of itself."""
         for run in self._runs:
-            here = run.instance(place)
+            here, holder = run.instance(place), run.holder(place)
             was_live = here is not None and here.is_live
             if isinstance(event, ev.InstanceYielded):
                 group = self._recorded.topology.group(place.service, place.group)
@@ -242,9 +247,27 @@ class WhatIf:
                 if former is not None and former.state is InstanceState.LOST and was_live:
                     why = f"{place.who!r} came back because it was given up, and was not given up here"
                     run.diverge(place, record, why, hard=True)
+                elif former is not None and holder == (place.who, former.incarnation):
+                    self._check_why_it_came_back(run, record, place, former)
             elif former is not None and former.is_live and not was_live:
                 run.diverge(place, record, f"{place.who!r} goes on, and is gone here", hard=True)
         self._decide()
+
+    def _note_demotion(self, record: Record, place: Place, event: ev.Event, group: GroupView | None) -> None:
+        if group is None or group.holder is None or not isinstance(event, ev.GroupPromoted | ev.GroupVacated):
+            return
+        key = place.service, place.group, group.holder
+        self._demoted[key] = group.holder_incarnation or "", record.timestamp_ns
+
+    def _check_why_it_came_back(self, run: Run, record: Record, place: Place, former: InstanceView) -> None:
+        """Who finds the pen gone, and lives, begins a new run. Only who pulsed after that lived: another may
+        have been dead, and was started again.
+        """
+        key = place.service, place.group, place.who
+        incarnation, lost_ns = self._demoted.get(key, ("", 0))
+        if incarnation == former.incarnation and run.heard_after(key, incarnation, lost_ns):
+            why = f"{place.who!r} came back because it had lost the pen, which it did not lose here"
+            run.diverge(place, record, why, hard=True)
 
     def _check_writer(self, record: Record, place: Place) -> None:
         """Only the holder's writes count: it was told, and goes on from there."""
@@ -253,8 +276,7 @@ class WhatIf:
             return
         for run in self._runs:
             here = run.group(place)
-            holder = (here.holder, here.holder_incarnation) if here is not None else None
-            if holder != (group.holder, group.holder_incarnation):
+            if run.holder(place) != (group.holder, group.holder_incarnation):
                 is_held = f"{here.holder!r}" if here is not None and here.holder is not None else "nobody"
                 told = f"writes as the holder of epoch {group.epoch}; here {is_held} holds the pen"
                 run.diverge(place, record, f"{place.who!r} {told}")
@@ -331,6 +353,8 @@ class WhatIf:
                 f"the log does not say with which policy {listed(routers)} decided; the usual one is "
                 "assumed: if it was another, give it with --policy"
             )
+        if (others := self._known.others(self._policies[0], self._led)) and len(set(self._policies)) > 1:
+            notes.append(f"not all routers had the policy that is named as that of then: {listed(others)}")
         if after.fresh_starts > before.fresh_starts:
             notes.append(
                 f"with suspect_after_ms={suspect_after_ms} a silence of everybody for "
@@ -352,7 +376,12 @@ def _as_it_stands(group: GroupView | None) -> GroupView | None:
     if group is None:
         return None
     return GroupView(
-        group.service, group.name, epoch=group.epoch, holder=group.holder, handover=group.handover
+        group.service,
+        group.name,
+        epoch=group.epoch,
+        holder=group.holder,
+        holder_incarnation=group.holder_incarnation,
+        handover=group.handover,
     )
 
 

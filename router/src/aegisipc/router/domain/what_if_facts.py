@@ -7,8 +7,8 @@ connection, or that an instance did not answer. A hint from which no decision fo
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, replace
 from typing import Any, Final, NamedTuple
 
 from aegisipc.eventstore import events as ev
@@ -156,6 +156,16 @@ class Known:
     def untold(self) -> list[str]:
         """The routers of which nobody wrote down, or gave, how patient they were."""
         return [] if self._given else sorted(self._untold)
+
+    def others(self, policy: Policy, routers: Iterable[RouterIdentity]) -> list[str]:
+        """Those of `routers` that were otherwise patient than `policy`, and how."""
+        told = []
+        for router in routers:
+            known = asdict(self.policy_of(router))
+            differs = [f"{key}={value}" for key, value in known.items() if value != getattr(policy, key)]
+            if differs:
+                told.append(f"{router.id} ({', '.join(differs)})")
+        return list(dict.fromkeys(told))
 
     def policies(self) -> list[Policy]:
         """Return all policies that may be in force, each once."""

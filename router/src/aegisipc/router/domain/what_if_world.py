@@ -275,6 +275,16 @@ class Run:
         """Return a group as it is here."""
         return self.state.topology.group(place.service, place.group)
 
+    def holder(self, place: Place) -> tuple[str | None, str | None]:
+        """Return who holds the pen of a group here, and which run of it."""
+        group = self.group(place)
+        return (group.holder, group.holder_incarnation) if group is not None else (None, None)
+
+    def heard_after(self, key: InstanceKey, incarnation: str, ns: int) -> bool:
+        """Tell whether that run of an instance pulsed after a moment."""
+        pulse = next(iter(self._boards.values())).instances.get(key)
+        return pulse is not None and pulse.incarnation == incarnation and pulse.at_ns > ns
+
     def instance(self, place: Place) -> InstanceView | None:
         """Return an instance as it is here."""
         return self.state.topology.instance(place.service, place.group, place.who)
