@@ -1,7 +1,8 @@
 """How long it takes to replay a log, and to start a router on it.
 
 A log is built by real calls: a client, a service and a router that takes snapshots. Then ``aegis replay``
-folds it to its end, from the beginning and from the newest snapshot, and the router is started anew. Memory
+folds it to its end, from the beginning and from the newest snapshot, and verifies it (which fails if any
+snapshot or the router has another state); and the router is started anew. Memory
 is measured at a tenth of the log and at its end, and once more with calls that nobody concludes: it is to
 grow with those, and not with the history.
 """
@@ -118,6 +119,7 @@ async def measure(plan: Plan) -> dict[str, Any]:
             "tenth": await _replay(site.url, "--until", str(tenth), "--from-beginning"),
             "whole": await _replay(site.url, "--from-beginning"),
             "from_snapshot": await _replay(site.url),
+            "verify": await _replay(site.url, "--verify"),
         }
         await site.stop_router()
         restart = await site.start_router()
@@ -134,6 +136,7 @@ async def measure(plan: Plan) -> dict[str, Any]:
             "router_first_start": first_start,
             "router_restart": restart,
             "open_calls": plan.open,
+            "checks": json.loads(runs["verify"].output.splitlines()[-1])["agrees"],
             "agree": _state(runs["whole"]) == _state(runs["from_snapshot"]),
         }
 
@@ -201,6 +204,6 @@ def _shown(found: dict[str, Any]) -> str:
             "",
             f"{found['calls_per_s']:,} calls/s from the beginning, start of Python and connection included",
             restarted,
-            f"from the beginning and from the newest snapshot: {agree}",
+            f"from the beginning and from the newest snapshot: {agree}; verified: {found['checks']} checks agree",
         ]
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,21 @@ from aegisipc.eventstore.sql.failures import reported
 from aegisipc.eventstore.sql.projector import Projector, ProjectorOptions
 from aegisipc.eventstore.sql.rebuilding import rebuild
 from aegisipc.router.infrastructure.embedded import EmbeddedServer
-from tests.sql.kit import Model, failed, file_of, projecting, reached, stored, until
+from migrations import errors as migration
+from migrations.databases import Database as Migrated
+from tests.sql.kit import (
+    PATIENCE_S,
+    Model,
+    failed,
+    file_of,
+    plainly,
+    projecting,
+    reached,
+    stored,
+    until,
+)
 from tests.sql.stories import Story
+from tests.support.postgres import PostgresServer
 
 IMPATIENT = ProjectorOptions(patience_s=0.0)
 
@@ -39,6 +53,85 @@ def test_what_cannot_be_a_read_model(url: str, says: str) -> None:
         open_database(url)
     assert says in caught.value.message
     assert "secret" not in str(caught.value.to_plain())
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql://u:secret@h/d?password=secret",
+        "postgresql://u@h/d?passfile=secret&sslpassword=secret",
+        "postgresql+psycopg://u:secret@h/d",
+    ],
+)
+async def test_a_url_is_shown_without_secrets(url: str) -> None:
+    for shown in (open_database(url).shown, Migrated(url).shown):
+        assert "secret" not in shown
+        assert shown.startswith(url.partition(":")[0])
+
+
+async def test_sslmode_is_told_to_the_driver_as_it_calls_it(
+    postgres: PostgresServer, postgres_database: str
+) -> None:
+    url = postgres.url(postgres_database).replace("+asyncpg", "")
+    async with open_database(f"{url}?sslmode=disable") as database:
+        assert await database.read(lambda connection: plainly(connection, "SELECT 1")) == 1
+    async with open_database(f"{url}?sslmode=require") as database:
+        with pytest.raises(no.DatabaseUnreachable, match="SSL"):
+            await database.read(lambda connection: plainly(connection, "SELECT 1"))
+    Migrated(f"{url}?sslmode=disable").run(lambda connection: plainly(connection, "SELECT 1"))
+
+
+async def test_what_the_driver_does_not_know_is_told(postgres: PostgresServer) -> None:
+    url = f"{postgres.url().replace('+asyncpg', '')}?colour=red"
+    async with open_database(url) as database:
+        with pytest.raises(no.DatabaseUnsupported, match="colour"):
+            await database.read(lambda connection: plainly(connection, "SELECT 1"))
+    with pytest.raises(migration.DatabaseUnsupported, match="colour"):
+        Migrated(url).run(lambda connection: plainly(connection, "SELECT 1"))
+
+
+async def test_a_database_of_others_stays_as_it_is(shared_server: EmbeddedServer, tmp_path: Path) -> None:
+    path = tmp_path / "others.db"
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("CREATE TABLE t (x)")
+        before = path.read_bytes()
+        async with stored(shared_server.url, "sql-others") as here:
+            error = await failed(here, Model(f"sqlite:///{path}", "sqlite://"), IMPATIENT)
+        assert type(error) is no.WrongMigration
+        assert connection.execute("PRAGMA journal_mode").fetchone() == ("delete",)
+    assert path.read_bytes() == before
+
+
+async def test_work_that_is_given_up_leaves_no_transaction_behind(sqlite_model: Model) -> None:
+    with closing(sqlite3.connect(file_of(sqlite_model))) as other:
+        async with open_database(sqlite_model.url, busy_s=PATIENCE_S) as database:
+            for turns in range(6):
+                other.execute("BEGIN IMMEDIATE")  # so that the beginning takes its time
+                given_up = asyncio.create_task(database.write(lambda _: None))
+                for _ in range(turns + 1):
+                    await asyncio.sleep(0)
+                given_up.cancel()
+                other.rollback()
+                with pytest.raises(asyncio.CancelledError):
+                    await given_up
+                assert await database.write(lambda connection: plainly(connection, "SELECT 1")) == 1
+
+
+async def test_a_file_that_takes_the_place_of_another_is_filled(
+    shared_server: EmbeddedServer, sqlite_model: Model
+) -> None:
+    records = Story(22).records(60)
+    async with stored(shared_server.url, "sql-replaced") as here:
+        last = await here.append(records[:30])
+        async with projecting(here, sqlite_model) as projector:
+            await reached(projector, last)
+            sqlite_model.close()
+            for path in file_of(sqlite_model).parent.glob("model.db*"):
+                path.unlink()
+            sqlite_model.migrate()
+            last = await here.append(records[30:])
+            await until(lambda: sqlite_model.checkpoint_position() == last, "the new file is filled")
+        assert sqlite_model.tables() == await here.expected()
 
 
 @pytest.mark.parametrize(

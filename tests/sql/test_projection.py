@@ -14,13 +14,25 @@ from hypothesis import strategies as st
 from sqlalchemy import Engine, create_engine
 
 from aegisipc.eventstore import events as ev
+from aegisipc.eventstore.bodies import Requeued, RequeuedCall
 from aegisipc.eventstore.codec import encode
-from aegisipc.eventstore.frames import Mark, decode_calls, decode_pen
+from aegisipc.eventstore.frames import (
+    CallEntry,
+    CallFrame,
+    Mark,
+    PenEntry,
+    PenFrame,
+    decode_calls,
+    decode_pen,
+    encode_calls,
+    encode_pen,
+)
 from aegisipc.eventstore.histories import AcceptedCall, CallHistory
-from aegisipc.eventstore.ids import CallId, format_call_id
+from aegisipc.eventstore.ids import CallId, CallIds, format_call_id
 from aegisipc.eventstore.log import Record
 from aegisipc.eventstore.references import Reference, encode_reference
 from aegisipc.eventstore.replay.redaction import Redactor
+from aegisipc.eventstore.sql import writing
 from aegisipc.eventstore.sql.capture import Capture
 from aegisipc.eventstore.sql.engines import open_database
 from aegisipc.eventstore.sql.models import Base
@@ -230,6 +242,37 @@ async def test_hostile_names_and_numbers_fit_their_columns(model: Model) -> None
     assert last["epoch"] == (1 << 63) - 1
     assert len(last["holder"]) == 255
     assert "\0" not in last["cause"]
+
+
+@pytest.mark.parametrize("level", [Level.ALL, Level.FAILURES])
+async def test_a_dead_letter_that_comes_back_with_hostile_numbers_fits_its_columns(
+    model: Model, level: Level
+) -> None:
+    world, call_id = World(), CallIds(1).next(1)
+    world.joined("a")
+    world.log.promote("a", 1, "1")
+    huge = (1 << 63) - 1
+    was = RequeuedCall(client="c1", method="pay", resource=None, key=None, priority=huge, body=b"")
+    again = Requeued(author="ann", dead_seq=1, timeout_ms=huge, call=was)
+    call = CallFrame(1, 1, 1, [CallEntry(call_id, "pay", 1000, None)], [b""])
+    world.log.append(NS.call(SERVICE, GROUP, "c1"), encode_calls(call))
+    for number, (mark, body) in enumerate([(Mark.DEAD_LETTERED, None), (Mark.REQUEUED, encode(again))], 1):
+        frame = PenFrame(2, number, 1, [PenEntry(mark, call_id)], [body])
+        world.log.append(NS.dead(SERVICE, GROUP, "a"), encode_pen(frame))
+    async with open_database(model.url) as database:
+        tables = await database.write(partial(project_on, records=world.log.records, level=level))
+    [row] = named(tables, "calls")
+    assert (row["status"], row["deadline_ns"]) == ("accepted", huge)
+
+
+async def test_many_rows_go_in_parts_and_none_is_left_out(
+    memory: Engine, model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writing, "_AT_ONCE", 3)
+    records = Story(21).records(80)
+    async with open_database(model.url) as database:
+        cut_up = await database.write(partial(project_on, records=records, cuts=[50]))
+    assert cut_up == project(memory, records)
 
 
 def test_what_is_cut() -> None:

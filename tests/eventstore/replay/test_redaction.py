@@ -38,8 +38,20 @@ def redacted_body(mark: Mark, said: Any, *fields: str) -> Any:
     return decode(body)
 
 
-def redacted_arguments(said: Any, *fields: str) -> Any:
-    return decode(Redactor(fields).arguments(encode(said)))
+def redacted_arguments(said: Any, *fields: str, names: tuple[str, ...] | None = ("order", "count")) -> Any:
+    return decode(Redactor(fields).arguments(encode(said), names))
+
+
+def test_an_argument_by_position_has_the_name_of_its_parameter() -> None:
+    said = [["acc_1", SECRET, 7], {}]
+    names = ("account", "iban", "count")
+    assert redacted_arguments(said, "iban", names=names) == [["acc_1", "x" * len(SECRET), 7], {}]
+    assert redacted_arguments(said, "nothing", names=names) == said
+    for too_few in (None, ()):  # it may be any of them
+        assert redacted_arguments(said, "iban", names=too_few) == [["xxxxx", "x" * len(SECRET), 0], {}]
+    assert redacted_arguments(said, "iban", names=("account",)) == [["acc_1", "x" * len(SECRET), 0], {}]
+    assert redacted_arguments(said, "results", names=None) == said
+    assert redacted_arguments(said, "arguments", names=names) == [["xxxxx", "x" * len(SECRET), 0], {}]
 
 
 # -- values -----------------------------------------------------------------------------------------------
@@ -118,7 +130,7 @@ def _shape(value: Any) -> Any:
 @given(VALUES)
 def test_shapes_stay_and_what_has_no_such_field_stays_to_the_byte(value: Any) -> None:
     body = encode([[value], {}])
-    redacted = Redactor(["a", "c"]).arguments(body)
+    redacted = Redactor(["a", "c"]).arguments(body, ("value",))
     assert _shape(decode(redacted)) == _shape(decode(body))
     if not _holds(value, ["a", "c"]):
         assert redacted == body

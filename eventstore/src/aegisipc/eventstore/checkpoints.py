@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import AsyncGenerator, Callable
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple, cast
 
@@ -162,13 +162,21 @@ async def newest(
 async def beginning(
     log: Log, subjects: Subjects, *, base: Callable[[], SystemState] | None = None
 ) -> SystemState:
-    """Return the state just before the log's first record: that of `base`, else an empty one.
+    """Return the earliest state from which one can fold on: that of `base`, which is just before the log's
+    first record, else an empty one. An imported log begins in the middle, with a snapshot of what came
+    before: then it is that of its first snapshot that is sound.
 
     Raises:
-        NoBeginning: there is no `base`, and the log does not begin at its beginning.
+        NoBeginning: there is no `base`, the log does not begin at its beginning, and has no such snapshot.
         NotConnected, AckUnknown, LogFailed, LogMissing: as the log says.
     """
-    return base() if base is not None else _empty(subjects, await log.bounds())
+    if base is not None:
+        return base()
+    bounds = await log.bounds()
+    for entry in await listed(log, subjects) if bounds.first_seq > 1 else ():
+        with suppress(SnapshotUnusable):
+            return await _load(log, subjects, entry, bounds)
+    return _empty(subjects, bounds)
 
 
 def _empty(subjects: Subjects, bounds: Bounds) -> SystemState:

@@ -15,13 +15,13 @@ In memory are these two states, and nothing of the records.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable, Iterable, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable
 from contextlib import aclosing
 from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
 from typing import Any, Final, cast
 
-from aegisipc.eventstore.checkpoints import NoBeginning, Snapshot, SnapshotUnusable, listed, load
+from aegisipc.eventstore.checkpoints import Snapshot, SnapshotUnusable, beginning, listed, load
 from aegisipc.eventstore.log import Record, Start
 from aegisipc.eventstore.replay.differences import diff
 from aegisipc.eventstore.replay.sources import Claim, Source
@@ -147,31 +147,17 @@ async def check(
     """
     snapshots = await listed(source.log, source.subjects)
     bounds = await source.log.bounds()
-    state, began_with = await _beginning(source, bounds.first_seq, snapshots)
+    state, began_with = await _beginning(source)
     until = bounds.last_seq if until_seq is None else min(until_seq, bounds.last_seq)
     checker = _Checker(source, state, until, bounds.last_seq)
     return await checker.run(began_with, [*snapshots, *source.claims, *claims], progress)
 
 
-async def _beginning(
-    source: Source, first_seq: int, snapshots: Sequence[Snapshot]
-) -> tuple[SystemState, str]:
-    if source.base is not None:
-        state = source.base()
-        return state, f"the state after record {state.position}, which it brings along"
-    if first_seq <= 1:
-        return SystemState(source.subjects), "an empty state"
-    for snapshot in snapshots:  # it was imported: what came before is in another log
-        try:
-            state = await load(source.log, source.subjects, snapshot)
-        except SnapshotUnusable:
-            continue
-        return state, f"the snapshot in record {snapshot.seq}"
-    raise NoBeginning(
-        f"cannot fold this log: it begins with record {first_seq}, and has no snapshot of what came before; "
-        "export what you need from the log that it came from (aegis log export)",
-        first_seq=first_seq,
-    )
+async def _beginning(source: Source) -> tuple[SystemState, str]:
+    state = await beginning(source.log, source.subjects, base=source.base)
+    if not state.position:
+        return state, "an empty state"
+    return state, f"the state after record {state.position}, which it brings along"
 
 
 class _Checker:

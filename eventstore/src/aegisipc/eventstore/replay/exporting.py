@@ -19,6 +19,7 @@ from aegisipc.eventstore.replay.bundle_files import BundleWriter, Ending, Manife
 from aegisipc.eventstore.replay.bundle_log import BundleLog
 from aegisipc.eventstore.replay.bundles import Summary
 from aegisipc.eventstore.replay.folding import fold_on
+from aegisipc.eventstore.replay.parameters import Parameters
 from aegisipc.eventstore.replay.redaction import Redactor
 from aegisipc.eventstore.replay.sources import Source
 from aegisipc.eventstore.replay.timeline import first_from, timeline
@@ -126,8 +127,9 @@ async def _prelude(
     """Return where the bundle begins, and what it needs from before."""
     if from_seq == 1:
         return 1, None
-    if from_seq <= bounds.first_seq:  # of a bundle, or of a log that was imported
-        return from_seq, Prelude(source.base(), _roots_of(source)) if source.base is not None else None
+    state = source.base() if source.base is not None else None
+    if state is not None and from_seq <= state.position + 1:  # of a bundle, or of a log that was imported
+        return state.position + 1, Prelude(state, await _roots(source, state))
     state = await newest(
         source.log, source.subjects, until_seq=from_seq - 1, base=source.base, on_skip=on_skip
     )
@@ -243,6 +245,7 @@ async def _write(
     manifest, redactor = plan.manifest, plan.redactor
     writer.manifest(manifest)
     state, roots = _begin(writer, plan, source)
+    parameters = Parameters(state.topology)
     expected, pulses = manifest.first_seq, 0
     moments = timeline(
         source,
@@ -259,7 +262,7 @@ async def _write(
                 continue
             if record.seq != expected:
                 raise _gap(expected)
-            kept = redactor.record(record, source.subjects)
+            kept = redactor.record(record, source.subjects, parameters)
             state.apply(kept)
             writer.record(kept)
             expected += 1

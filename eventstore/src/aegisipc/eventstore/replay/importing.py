@@ -82,7 +82,7 @@ async def import_bundle(
     Raises:
         NamespaceInUse: it has a log.
         CannotImport: there is no room before the bundle's first record, somebody else wrote to the new log,
-            or the bundle is of a log that was imported itself.
+            or the bundle does not say what came before its first record.
         NotABundle, BundleTooNew, BundleOutdated, BundleDamaged: as :func:`open_bundle`.
         InvalidName: that can be no namespace.
         AegisError: the server failed.
@@ -142,8 +142,8 @@ async def _before(
         return None
     if source.base is None:
         raise CannotImport(
-            f"cannot import into namespace {subjects.namespace!r}: the bundle begins with the first record "
-            "of a log that was imported itself; export a range that begins later",
+            f"cannot import into namespace {subjects.namespace!r}: the bundle begins in the middle of a log, "
+            "and does not say what came before; export it again, with this version",
             namespace=subjects.namespace,
         )
     state = await asyncio.to_thread(source.base)

@@ -6,7 +6,8 @@ people, ``place(order: Order, at: datetime = …) -> Fill``, and says which para
 
 from __future__ import annotations
 
-from functools import lru_cache
+from collections.abc import Callable
+from functools import lru_cache, partial
 from typing import Final
 
 from aegisipc.eventstore.topology import Topology
@@ -33,6 +34,10 @@ class Parameters:
         contracts = [found.contract, *(each.registration.contract for each in found.instances.values())]
         told = {names_in(contract[method].signature) for contract in contracts if method in contract}
         return told.pop() if len(told) == 1 else None
+
+    def of_group(self, service: str, group: str) -> Callable[[str], Names | None]:
+        """Return what tells the names of the parameters of one group's methods."""
+        return partial(self.of, service, group)
 
 
 @lru_cache(maxsize=1024)

@@ -5,10 +5,11 @@ times by the beginning of 1970. So whoever reads the records sees the same shape
 same state, where that does not depend on what was replaced. Names of fields in it stay; keys of maps that can
 be no names (numbers, ``DE-4711``) are replaced, too.
 
-A field is found by its name wherever it is in what calls carry: named arguments, results, the details of
-errors, events of shared states, words of operators about calls, at any depth. Three names stand for
-everything of a kind: ``arguments`` (also those that were given by position, which have no name), ``results``
-(with the events of shared states) and ``errors`` (messages and details). What is replaced in the details of
+A field is found by its name wherever it is in what calls carry: arguments, results, the details of errors,
+events of shared states, words of operators about calls, at any depth. Arguments that were given by position
+have the name of their parameter, as instances told it when they registered; where nobody did, all of these
+are replaced. Three names stand for everything of a kind: ``arguments``, ``results`` (with the events of
+shared states) and ``errors`` (messages and details). What is replaced in the details of
 an error is replaced in its message, and all digits there, if it was a number; what else a message says stays,
 unless ``message`` or ``errors`` are redacted. Where anything is redacted, these go as well: shared states and
 snapshots, which nobody here can read; digests of payloads, which could be guessed from; and bodies that
@@ -34,9 +35,9 @@ from aegisipc.eventstore.log import Record
 from aegisipc.eventstore.open_calls import OpenCall
 from aegisipc.eventstore.references import reference_in
 from aegisipc.eventstore.replay.blanking import blank, inside, is_same, replaced
+from aegisipc.eventstore.replay.parameters import Names, Parameters
 from aegisipc.eventstore.subjects import (
     CALL,
-    CANCEL,
     CONCLUSIONS,
     CONTRACT,
     EVIDENCE,
@@ -50,6 +51,9 @@ from aegisipc.eventstore.subjects import (
 from aegisipc.eventstore.system import SystemState
 
 ARGUMENTS, RESULTS, ERRORS = "arguments", "results", "errors"
+
+type Known = Callable[[str], Names | None]
+"""Returns the names of a method's parameters, ``None`` if nobody told them."""
 
 MAX_FIELD_CHARS: Final = 256
 
@@ -93,52 +97,58 @@ class Redactor:
                 )
         self.fields = tuple(sorted(names))
         self._names = names
+        self._names_fields = bool(names - {ARGUMENTS, RESULTS, ERRORS})
 
     def __bool__(self) -> bool:
         return bool(self.fields)
 
     # -- records ------------------------------------------------------------------------------------------
 
-    def record(self, record: Record, subjects: Subjects) -> Record:
-        """Return the record without what is not to be read."""
+    def record(self, record: Record, subjects: Subjects, parameters: Parameters | None = None) -> Record:
+        """Return the record without what is not to be read. `parameters` tells the names of arguments that
+        were given by position.
+        """
         if not self.fields:
             return record
         try:
-            kind = subjects.parse(record.subject).kind
+            place = subjects.parse(record.subject)
         except MalformedPayload:
             return record._replace(payload=bytes(len(record.payload)))
+        kind = place.kind
         if kind in _UNTOUCHED:
             return record
         if kind == SNAPSHOT:  # no index names it any more, so nobody takes it for a damaged one
             return record._replace(subject=subjects.snapshot_part, payload=bytes(len(record.payload)))
-        redact = self._of_kind(kind)
+        known = _nothing if parameters is None else parameters.of_group(place.service, place.group)
         try:
-            return record._replace(payload=redact(record.payload))
+            return record._replace(payload=self._of_kind(kind, record.payload, known))
         except (CodecError, *_UNREADABLE):
             return record._replace(payload=bytes(len(record.payload)))  # nobody can read it, or find fields
 
-    def _of_kind(self, kind: str) -> Callable[[bytes], bytes]:
+    def _of_kind(self, kind: str, payload: bytes, known: Known) -> bytes:
         if kind == CALL:
-            return self._calls
+            return self._calls(payload, known)
         if kind in CONCLUSIONS or kind == EVIDENCE:
-            return self._pen
-        return {STATE: self._snapshot, KEYS: _without_digests, CANCEL: self._event}.get(kind, self._event)
+            return self._pen(payload, known)
+        if kind == STATE:
+            return self._snapshot(payload, known)
+        return _without_digests(payload) if kind == KEYS else self._event(payload)
 
-    def _calls(self, payload: bytes) -> bytes:
+    def _calls(self, payload: bytes, known: Known) -> bytes:
         frame = decode_calls(payload)
         pairs = zip(frame.entries, frame.bodies, strict=True)
-        return _with_bodies(payload, [self._of_entry(entry, body) for entry, body in pairs])
+        return _with_bodies(payload, [self._of_entry(entry, body, known) for entry, body in pairs])
 
-    def _of_entry(self, entry: CallEntry, body: bytes) -> bytes:
+    def _of_entry(self, entry: CallEntry, body: bytes, known: Known) -> bytes:
         """Its arguments; in a pool, of a dead letter that is called again, who wants that, and the call."""
         if entry.options is not None and entry.options.requeue is not None:
-            return self.body(Mark.REQUEUED, body) or b""
-        return self.arguments(body)
+            return self.body(Mark.REQUEUED, body, known) or b""
+        return self.arguments(body, known(entry.method))
 
-    def _pen(self, payload: bytes) -> bytes:
+    def _pen(self, payload: bytes, known: Known) -> bytes:
         frame = decode_pen(payload)
         pairs = zip(frame.entries, frame.bodies, strict=True)
-        return _with_bodies(payload, [self.body(entry.mark, body) for entry, body in pairs])
+        return _with_bodies(payload, [self.body(entry.mark, body, known) for entry, body in pairs])
 
     def _event(self, payload: bytes) -> bytes:
         type_name, data = msgpack.unpackb(payload)
@@ -149,11 +159,11 @@ class Redactor:
         packed: bytes = msgpack.packb([type_name, redacted])
         return packed
 
-    def _snapshot(self, payload: bytes) -> bytes:
+    def _snapshot(self, payload: bytes, known: Known) -> bytes:
         snapshot = decode_snapshot(payload)
         accepted, concluded, anomalies, sessions, open_calls, keys = snapshot.calls
         for call in open_calls:
-            call[_BODY] = self.arguments(call[_BODY])
+            call[_BODY] = self.arguments(call[_BODY], known(call[_METHOD]))
             if call[_EVIDENCE] is not None:
                 mark, body, writer, emitted = call[_EVIDENCE]
                 emitted = [self.body(Mark.EMITTED, event) for event in emitted]
@@ -184,11 +194,22 @@ class Redactor:
 
     # -- bodies -------------------------------------------------------------------------------------------
 
-    def arguments(self, body: bytes) -> bytes:
-        """Return the encoded arguments of a call without what is not to be read."""
-        return self._encoded(body, lambda said: self._said(said, everything=ARGUMENTS in self._names))
+    def arguments(self, body: bytes, names: Names | None = None) -> bytes:
+        """Return the encoded arguments of a call without what is not to be read. `names` are those of its
+        parameters; ``None``: nobody knows them.
+        """
+        return self._encoded(body, lambda said: self._arguments(said, names))
 
-    def body(self, mark: Mark, body: bytes | None) -> bytes | None:
+    def _arguments(self, said: Any, names: Names | None) -> Any:
+        match said:
+            case [list(positional), dict(named)] if self._names_fields and ARGUMENTS not in self._names:
+                known = names or ()
+                found = [self._named(name, value) for name, value in zip(known, positional, strict=False)]
+                unknown = [blank(value) for value in positional[len(known) :]]
+                return [found + unknown, self._searched(named)]
+        return self._said(said, everything=ARGUMENTS in self._names)
+
+    def body(self, mark: Mark, body: bytes | None, known: Known | None = None) -> bytes | None:
         """Return the body of a mark without what is not to be read."""
         if body is None or not self.fields:
             return body
@@ -196,7 +217,7 @@ class Redactor:
             return body[:HASH_BYTES] + bytes(len(body[HASH_BYTES:]))
         if mark in _RAW:
             return body
-        return self._encoded(body, lambda said: self._of_mark(mark, said))
+        return self._encoded(body, lambda said: self._of_mark(mark, said, known or _nothing))
 
     def _encoded(self, body: bytes, redact: Callable[[Any], Any]) -> bytes:
         if not self.fields:
@@ -211,7 +232,7 @@ class Redactor:
         except CodecError:
             return bytes(len(body))
 
-    def _of_mark(self, mark: Mark, said: Any) -> Any:
+    def _of_mark(self, mark: Mark, said: Any, known: Known) -> Any:
         if mark is Mark.SUCCEEDED:
             return self._said(said, everything=RESULTS in self._names)
         if mark is Mark.EMITTED:
@@ -220,7 +241,7 @@ class Redactor:
             return blank(said)
         if mark in _ERRORS:
             return self._error(said, keep=_STRUCTURE if mark in _OF_FAILURE else frozenset())
-        return {name: self._of_word(name, value) for name, value in said.items()}
+        return {name: self._of_word(name, value, known) for name, value in said.items()}
 
     def _emitted(self, said: Any) -> Any:
         match said:
@@ -228,19 +249,21 @@ class Redactor:
                 return [name, self._said(data, everything=RESULTS in self._names)]
         return blank(said)
 
-    def _of_word(self, name: str, value: Any) -> Any:
+    def _of_word(self, name: str, value: Any, known: Known) -> Any:
         """Of who said what of a retry, a doubt or a dead letter."""
         if name in _STRUCTURE:
             return value
         if name == "error":
             return self._error(value)
         if name == "call" and type(value) is dict:
-            return {field: self._of_call(field, inner) for field, inner in value.items()}
+            method = value.get("method")
+            names = known(method) if type(method) is str else None
+            return {field: self._of_call(field, inner, names) for field, inner in value.items()}
         return self._named(name, value)
 
-    def _of_call(self, field: str, value: Any) -> Any:
+    def _of_call(self, field: str, value: Any, names: Names | None) -> Any:
         if field == "body" and type(value) is bytes:
-            return self.arguments(value)
+            return self.arguments(value, names)
         return value if field in _HEADERS else self._named(field, value)
 
     def _error(self, said: Any, keep: frozenset[str] = frozenset()) -> Any:
@@ -293,8 +316,8 @@ class Redactor:
         return inside(value, self._searched)
 
 
-_BODY, _EVIDENCE = 6, 12
-"""Where a call in a snapshot of a group has its arguments, and the evidence about it."""
+_METHOD, _BODY, _EVIDENCE = 2, 6, 12
+"""Where a call in a snapshot of a group has its method, its arguments, and the evidence about it."""
 _UNREADABLE: Final = (
     ValueError,
     TypeError,
@@ -303,6 +326,10 @@ _UNREADABLE: Final = (
     msgpack.UnpackException,
     RecursionError,
 )
+
+
+def _nothing(_: str) -> None:
+    """Of no method anything is known."""
 
 
 def _with_bodies(payload: bytes, bodies: list[bytes] | list[bytes | None]) -> bytes:

@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from aegisipc.eventstore.checkpoints import NoBeginning, beginning
 from aegisipc.eventstore.jetstream import JetStreamLog
 from aegisipc.eventstore.log import Log
 from aegisipc.eventstore.nats.connection import Connection
@@ -14,6 +15,7 @@ from aegisipc.eventstore.nats.options import ConnectOptions
 from aegisipc.eventstore.streams import open_log
 from aegisipc.eventstore.subjects import Subjects, subjects_of
 from aegisipc.eventstore.system import SystemState
+from aegisipc.eventstore.system_snapshots import dump_state, load_state
 
 
 class Claim(NamedTuple):
@@ -31,9 +33,9 @@ class Claim(NamedTuple):
 class Source:
     """A history to replay. Nothing is ever written to it.
 
-    ``pulses`` holds the heartbeats, ``None`` if there are none. ``base`` makes the state just before the
-    first record that ``log`` has; ``None``: the log begins at the beginning. ``about`` says for people what
-    this is.
+    ``pulses`` holds the heartbeats, ``None`` if there are none. ``base`` makes the earliest state from which
+    one can fold on; ``None``: the empty one, for the log begins at the beginning. ``about`` says for people
+    what this is.
     """
 
     log: Log
@@ -62,4 +64,16 @@ async def open_live(url: str, namespace: str) -> AsyncIterator[Source]:
         pulses = JetStreamLog(connection, subjects.pulse_stream)
         servers = ",".join(endpoint.url for endpoint in ConnectOptions(url).endpoints())
         about = f"namespace {namespace} at {servers}"
-        yield Source(log, subjects, about, pulses, connection=connection)
+        base = await _base_of(log, subjects)
+        yield Source(log, subjects, about, pulses, base=base, connection=connection)
+
+
+async def _base_of(log: Log, subjects: Subjects) -> Callable[[], SystemState] | None:
+    """Of an imported log, which begins in the middle: what its first snapshot says of what came before."""
+    if (await log.bounds()).first_seq <= 1:
+        return None
+    try:
+        plain = dump_state(await beginning(log, subjects))
+    except NoBeginning:
+        return None
+    return lambda: load_state(plain, subjects)

@@ -15,6 +15,7 @@ from aegisipc.eventstore.codec import decode
 from aegisipc.eventstore.errors import CodecError
 from aegisipc.eventstore.frames import Mark
 from aegisipc.eventstore.references import reference_in
+from aegisipc.eventstore.replay.parameters import Names
 from aegisipc.eventstore.replay.redaction import ARGUMENTS, RESULTS, Redactor
 from aegisipc.eventstore.sql.texts import without_nul
 
@@ -38,9 +39,13 @@ class Capture:
     redact: Redactor = field(default_factory=lambda: Redactor(()))
     max_bytes: int = DEFAULT_MAX_BYTES
 
-    def arguments_text(self, body: bytes) -> str | None:
-        """Return the arguments of a call as JSON; ``None`` if they are not captured."""
-        return self._text(body, self.redact.arguments) if self.arguments else None
+    def arguments_text(self, body: bytes, names: Names | None = None) -> str | None:
+        """Return the arguments of a call as JSON; ``None`` if they are not captured. `names` are those of its
+        parameters, if anybody knows them.
+        """
+        if not self.arguments:
+            return None
+        return self._text(body, lambda encoded: self.redact.arguments(encoded, names))
 
     def result_text(self, body: bytes | None) -> str | None:
         """Return the result of a call as JSON; ``None`` if it is not captured."""

@@ -7,7 +7,7 @@ wherever the projector is stopped and started again, the tables come out the sam
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final
@@ -19,6 +19,7 @@ from aegisipc.eventstore.lifecycles import CallState
 from aegisipc.eventstore.log import Record
 from aegisipc.eventstore.marks import state_after
 from aegisipc.eventstore.open_calls import OpenCall
+from aegisipc.eventstore.replay.parameters import Parameters
 from aegisipc.eventstore.sql.capture import Capture
 from aegisipc.eventstore.sql.history import History, Op
 from aegisipc.eventstore.sql.incidents import Entries, Incidents, entries_of, errors_in
@@ -75,19 +76,19 @@ class Batch:
         """How many rows it writes."""
         return len(self.standings) + len(self.discarded) + len(self.ops)
 
-    def inserted(self) -> list[CallRow]:
-        """Return the rows of calls that are new, whole."""
+    def inserted(self) -> Iterator[CallRow]:
+        """Iterate over the rows of calls that are new, whole."""
         standings = self.standings
-        return [whole(part, standings[call_id]) for call_id, part in self.accepted.items()]
+        return (whole(part, standings[call_id]) for call_id, part in self.accepted.items())
 
-    def updated(self) -> list[CallRow]:
-        """Return the ids and new standings of calls that have rows already."""
+    def updated(self) -> Iterator[CallRow]:
+        """Iterate over the ids and new standings of calls that have rows already."""
         accepted = self.accepted
-        return [
+        return (
             (call_text(call_id), *standing)
             for call_id, standing in self.standings.items()
             if call_id not in accepted
-        ]
+        )
 
 
 @dataclass
@@ -160,7 +161,7 @@ class Projection:
             for call in folded.opened:  # an id that was used before, and is free again
                 self._stored.discard(call.call_id)
             return
-        arguments = self._arguments(record) if self._capture.arguments else {}
+        arguments = self._arguments(record, place) if self._capture.arguments else {}
         service, group, client = cut(place.service), cut(place.group), cut(place.who)
         accepted, standings, texts = self.batch.accepted, self.batch.standings, self._texts
         for call in folded.opened:
@@ -168,10 +169,13 @@ class Projection:
             accepted[call_id] = accepted_part(call, service, group, client, arguments.get(call_id), texts)
             standings[call_id] = new_standing(call)
 
-    def _arguments(self, record: Record) -> Mapping[CallId, str | None]:
+    def _arguments(self, record: Record, place: Place) -> Mapping[CallId, str | None]:
         frame = decode_calls(record.payload)
-        pairs = zip(frame.entries, frame.bodies, strict=True)
-        return {entry.call_id: self._capture.arguments_text(body) for entry, body in pairs}
+        capture, known = self._capture, Parameters(self.state.topology).of_group(place.service, place.group)
+        return {
+            entry.call_id: capture.arguments_text(body, known(entry.method) if capture.redact else None)
+            for entry, body in zip(frame.entries, frame.bodies, strict=True)
+        }
 
     # -- what becomes of them ----------------------------------------------------------------------------
 

@@ -52,6 +52,8 @@ _SLICE_S: Final = 0.005
 """How long it folds before others have their turn: it may share its event loop with a router."""
 _FIRST_PAUSE_S: Final = 0.1
 _LONGEST_PAUSE_S: Final = 5.0
+_ALONE_S: Final = 60.0
+"""If nobody else wrote for so long, nobody else is there."""
 _TELL_EVERY_S: Final = 10.0
 _MAY_PASS: Final = (DatabaseLocked, DatabaseUnreachable)
 
@@ -128,6 +130,7 @@ class Projector:
             DatabaseReadOnly, DatabaseFull, DatabaseLocked, DatabaseUnreachable: it cannot be written.
             AegisError: the log cannot be followed.
         """
+        pause_s, reloaded_at = _FIRST_PAUSE_S, 0.0
         while True:
             try:
                 projection = await self._take_up()
@@ -135,6 +138,11 @@ class Projector:
             except CheckpointMoved as error:
                 self.reloads += 1
                 _log.warning("projector_reloads", position=self.position, error=error.message)
+            # Two that run for good would take each other's place at every batch: one lets the other be.
+            if time.monotonic() - reloaded_at > _ALONE_S:
+                pause_s = _FIRST_PAUSE_S
+            await asyncio.sleep(pause_s)
+            pause_s, reloaded_at = min(_LONGEST_PAUSE_S, 2 * pause_s), time.monotonic()
 
     async def _take_up(self) -> Projection:
         """Return the projection as it stands where the database is."""
@@ -173,9 +181,11 @@ class Projector:
             if not arrived:
                 something.set()
             arrived.append(record)
+            if self._delivered <= self.position:  # else an older one waits
+                self.note_pending(record.timestamp_ns)
             self._delivered = record.seq
 
-        start = Start(self._place.position + 1)
+        start = Start(projection.state.position + 1)
         following = await self._source.follow([self._subjects.everything], deliver, start=start)
         self.following.set()
         turn = _Turn(self, projection, arrived, something, following)
@@ -235,7 +245,7 @@ class Projector:
             await asyncio.sleep(EVERY_S)
 
     def note_pending(self, first_ns: int) -> None:
-        """The oldest record that is not in the tables is of that time; 0: there is none."""
+        """The oldest record that is not in the tables is of that time."""
         self._pending_since_ns = first_ns
 
 
@@ -301,6 +311,7 @@ class _Turn:
             return
         due = batch.rows >= BATCH_ROWS or time.monotonic() - self._began >= BATCH_S
         if due and self._writing is not None and batch.rows >= _MOST_ROWS:
+            self._following.hold()  # nobody looks how much arrives meanwhile
             await asyncio.wait({self._writing})
             return
         if self._writing is None:
@@ -324,7 +335,7 @@ async def state_at(log: JetStreamLog, subjects: Subjects, position: int) -> Syst
     follows that.
     """
     if position == 0:
-        return SystemState(subjects)
+        return await checkpoints.beginning(log, subjects)
     state = await checkpoints.newest(log, subjects, until_seq=position)
     if state.position < position:
         async for record in log.read([subjects.everything], start=Start(state.position + 1)):

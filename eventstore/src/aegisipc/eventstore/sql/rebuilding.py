@@ -11,7 +11,9 @@ from dataclasses import dataclass
 
 from sqlalchemy import Connection
 
+from aegisipc.eventstore import checkpoints
 from aegisipc.eventstore.jetstream import JetStreamLog
+from aegisipc.eventstore.log import Start
 from aegisipc.eventstore.sql import checkpointing
 from aegisipc.eventstore.sql.capture import Capture
 from aegisipc.eventstore.sql.checkpointing import LogName
@@ -20,7 +22,6 @@ from aegisipc.eventstore.sql.errors import WrongNamespace
 from aegisipc.eventstore.sql.projecting import Batch, Level, Projection
 from aegisipc.eventstore.sql.writing import write_batch
 from aegisipc.eventstore.subjects import Subjects
-from aegisipc.eventstore.system import SystemState
 
 _AT_ONCE = 20_000
 
@@ -57,8 +58,9 @@ async def rebuild(
     async with database.transaction() as transaction:
         former = await transaction.run(lambda connection: _begin(connection, database.shown, name))
         level = level or former or Level.ALL
-        projection = Projection(SystemState(subjects), level=level, capture=capture or Capture())
-        rows = await _fill(log, subjects, end, projection, transaction)
+        state = await checkpoints.beginning(log, subjects)
+        projection = Projection(state, level=level, capture=capture or Capture())
+        rows = await _fill(log, end, projection, transaction)
         last = projection.take()
         rows += last.rows
         await transaction.run(lambda connection: _finish(connection, name, level, last))
@@ -81,11 +83,9 @@ def _begin(connection: Connection, shown: str, name: LogName) -> Level | None:
     return None if row is None else Level(row["level"])
 
 
-async def _fill(
-    log: JetStreamLog, subjects: Subjects, end: int, projection: Projection, transaction: Transaction
-) -> int:
-    rows = 0
-    async for record in log.read([subjects.everything]):
+async def _fill(log: JetStreamLog, end: int, projection: Projection, transaction: Transaction) -> int:
+    rows, state = 0, projection.state
+    async for record in log.read([state.subjects.everything], start=Start(state.position + 1)):
         if record.seq > end:
             break
         projection.fold(record)

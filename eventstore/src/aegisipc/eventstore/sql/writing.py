@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
 from sqlalchemy import Connection, Executable, Table, and_, bindparam, update
@@ -23,19 +23,16 @@ from aegisipc.eventstore.sql.models import (
 )
 from aegisipc.eventstore.sql.projecting import Batch
 
-_AT_ONCE: Final = 20_000
-"""Rows that go to PostgreSQL in one statement."""
+_AT_ONCE: Final = 2_000
+"""Rows that go to PostgreSQL in one statement. It is made in the event loop, and others have their turn
+between two of them.
+"""
 
 
 def write_batch(connection: Connection, batch: Batch) -> None:
     """Write the rows of a batch. Equal batches may be cut differently: the tables are the same afterwards."""
     _discarded(connection, batch)
-    _many(
-        connection,
-        rows.SQLITE_INSERT_MISSING,
-        rows.POSTGRESQL_INSERT_MISSING,
-        list(batch.requeued.values()),
-    )
+    _many(connection, rows.SQLITE_INSERT_MISSING, rows.POSTGRESQL_INSERT_MISSING, batch.requeued.values())
     _many(connection, rows.SQLITE_INSERT, rows.POSTGRESQL_INSERT, batch.inserted())
     _many(connection, rows.SQLITE_UPDATE, rows.POSTGRESQL_UPDATE, batch.updated())
     for kind, ops in itertools.groupby(batch.ops, key=_kind):
@@ -54,12 +51,11 @@ def _discarded(connection: Connection, batch: Batch) -> None:
 
 
 def _many(
-    connection: Connection, for_sqlite: str, for_postgresql: str, found: Sequence[tuple[Any, ...]]
+    connection: Connection, for_sqlite: str, for_postgresql: str, found: Iterable[tuple[Any, ...]]
 ) -> None:
-    if not found:
-        return
     if connection.dialect.name == "sqlite":
-        connection.exec_driver_sql(for_sqlite, found)
+        if many := list(found):
+            connection.exec_driver_sql(for_sqlite, many)
         return
     for part in itertools.batched(found, _AT_ONCE):
         columns = tuple(list(column) for column in zip(*part, strict=True))

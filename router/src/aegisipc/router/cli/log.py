@@ -49,9 +49,10 @@ POINT is a time, a sequence, a call or an event, as for aegis replay. Near the b
 begins with its first record.
 
 --redact replaces what a field holds by something of the same kind and length, in arguments, results, details
-of errors and events of shared states, at any depth: text by x, numbers by 0. The names arguments, results and
-errors stand for all of these: arguments by position have no name, and messages of errors are free text, of
-which only goes what is replaced in the details. Services, groups, methods, clients, resources and idempotency
+of errors and events of shared states, at any depth: text by x, numbers by 0. Arguments by position have the
+names of their parameters; where nobody told these, all of them are replaced. The names arguments, results and
+errors stand for all of these: messages of errors are free text, of which only goes what is replaced in the
+details. Services, groups, methods, clients, resources and idempotency
 keys stay, for routing goes by them. Large bodies are not in the log, and so in no bundle.""",
         "--around 019a9e6e --redact account --redact name",
         _export,
