@@ -204,6 +204,7 @@ def _shown(found: dict[str, Any]) -> str:
             "",
             f"{found['calls_per_s']:,} calls/s from the beginning, start of Python and connection included",
             restarted,
-            f"from the beginning and from the newest snapshot: {agree}; verified: {found['checks']} checks agree",
+            f"from the beginning and from the newest snapshot: {agree}",
+            f"aegis replay --verify: {found['checks']} checks agree",
         ]
     )
