@@ -232,7 +232,7 @@ async def test_who_loses_again_and_again_lets_the_other_be(
             raise CheckpointMoved("another one was there")
 
         monkeypatch.setattr(projector, "_take_up", lose)
-        monkeypatch.setattr(shell.asyncio, "sleep", pause)
+        monkeypatch.setattr(asyncio, "sleep", pause)
         with pytest.raises(RuntimeError, match="enough"):
             await projector.run()
     assert pauses[:9] == [0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 5.0, 5.0, 5.0]

@@ -12,7 +12,7 @@ import sqlite3
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final, Self
 
@@ -298,16 +298,13 @@ class _Postgresql(Database):
     @asynccontextmanager
     async def transaction(self, *, writes: bool = True) -> AsyncIterator[Transaction]:
         with reported(self.shown):
-            connection = self._engine.connect()
-            with _parameters(self.shown):
-                await connection.start()
-            try:
+            async with AsyncExitStack() as stack:
+                with _parameters(self.shown):
+                    connection = await stack.enter_async_context(self._engine.connect())
                 if not writes:
                     await connection.execution_options(postgresql_readonly=True)
                 async with connection.begin():
                     yield _InLoop(connection)
-            finally:
-                await connection.close()
 
     async def close(self) -> None:
         await self._engine.dispose()

@@ -172,7 +172,8 @@ def whole(part: CallRow, standing: Standing) -> CallRow:
     if concluded_ns is None:
         return part + standing + _NO_LATENCY
     took_ns = concluded_ns - part[_ACCEPTED_NS]
-    return part + standing + (took_ns // _US if took_ns >= 0 else -(-took_ns // _US),)  # noqa: RUF005 - faster; as SQL divides
+    latency_us = took_ns // _US if took_ns >= 0 else -(-took_ns // _US)  # as SQL divides
+    return part + standing + (latency_us,)
 
 
 def discarded(standing: Standing) -> Standing:
