@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
-from sqlalchemy import URL, Connection, create_engine, make_url, pool
+from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url, pool
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, SQLAlchemyError
 from sqlalchemy.ext.asyncio import create_async_engine
 
@@ -47,8 +47,9 @@ class Database:
                 database=self.shown,
             )
 
-    def run[T](self, work: Callable[[Connection], T]) -> T:
-        """Do something in a transaction, and return what it returned.
+    def run[T](self, work: Callable[[Connection], T], *, writes: bool = True) -> T:
+        """Do something in a transaction, and return what it returned. If it writes nothing, it does not wait
+        for others that do.
 
         Raises:
             DatabaseUnsupported: the driver that the URL names is not installed.
@@ -57,8 +58,9 @@ class Database:
         """
         try:
             if self._url.get_dialect().is_async:
-                return asyncio.run(self._run_async(work))
+                return asyncio.run(self._run_async(work, writes=writes))
             engine = create_engine(self._url, poolclass=pool.NullPool)
+            _as_a_whole(engine, writes=writes)
             with _connecting(self):
                 connection = engine.connect()
             with connection, connection.begin():
@@ -74,8 +76,9 @@ class Database:
                 f"cannot migrate {self.shown!r}: {_said(error)}", database=self.shown
             ) from error
 
-    async def _run_async[T](self, work: Callable[[Connection], T]) -> T:
+    async def _run_async[T](self, work: Callable[[Connection], T], *, writes: bool) -> T:
         engine = create_async_engine(self._url, poolclass=pool.NullPool)
+        _as_a_whole(engine.sync_engine, writes=writes)
         connection = engine.connect()
         with _connecting(self):
             await connection.start()
@@ -84,6 +87,20 @@ class Database:
                 return await connection.run_sync(work)
         finally:
             await connection.close()
+
+
+def _as_a_whole(engine: Engine, *, writes: bool) -> None:
+    """Left to itself, SQLite's driver commits whatever makes or removes a table at once."""
+    if engine.dialect.name != "sqlite":
+        return
+
+    @event.listens_for(engine, "connect")
+    def _connected(connection: Any, _record: object) -> None:
+        connection.isolation_level = None
+
+    @event.listens_for(engine, "begin")
+    def _begun(connection: Connection) -> None:
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
 
 
 class _connecting:  # noqa: N801 - reads as a statement

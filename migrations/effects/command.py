@@ -42,7 +42,9 @@ def perform(args: Namespace) -> int:
     if args.step != "up":
         database.check_exists()
     try:
-        state = database.run(lambda connection: step(connection, args, database))
+        state = database.run(
+            lambda connection: step(connection, args, database), writes=args.step != "status"
+        )
     except (CommandError, RuntimeError) as error:
         raise MigrationError(
             f"cannot migrate {database.shown!r}: {error}", database=database.shown

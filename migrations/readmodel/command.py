@@ -13,7 +13,7 @@ from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from alembic.util import CommandError
-from sqlalchemy import Connection, inspect
+from sqlalchemy import Connection, func, inspect, select
 
 from aegisipc.eventstore.cli.output import print_json
 from aegisipc.eventstore.sql import checkpointing
@@ -40,7 +40,7 @@ def perform(args: Namespace) -> int:
     if args.kind != "up":
         database.check_exists("aegis migrate up --sql URL")
     try:
-        state = database.run(lambda connection: step(connection, database))
+        state = database.run(lambda connection: step(connection, database), writes=args.kind != "status")
     except (CommandError, RuntimeError) as error:
         raise MigrationError(
             f"cannot migrate {database.shown!r}: {error}", database=database.shown
@@ -51,15 +51,23 @@ def perform(args: Namespace) -> int:
 
 
 def _up(connection: Connection, database: Database) -> State:
+    _alone(connection)
     _state(connection, database)
     command.upgrade(_config(connection), "readmodel@head")
     return _state(connection, database)
 
 
 def _down(connection: Connection, database: Database) -> State:
+    _alone(connection)
     _state(connection, database)
     command.downgrade(_config(connection), "readmodel@base")
     return _state(connection, database)
+
+
+def _alone(connection: Connection) -> None:
+    """Wait for others who migrate it now. In SQLite, whoever writes is alone anyway."""
+    if connection.dialect.name == "postgresql":
+        connection.execute(select(func.pg_advisory_xact_lock(func.hashtext(VERSION_TABLE))))
 
 
 def _state(connection: Connection, database: Database) -> State:

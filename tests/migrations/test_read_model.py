@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import json
+import sqlite3
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine, create_engine, inspect, text
+from sqlalchemy import Engine, create_engine, event, inspect, text
 
 from aegisipc.eventstore.sql.models import REVISION, Base
 from aegisipc.router.cli.main import main
 from aegisipc.router.infrastructure.embedded import EmbeddedServer
+from migrations.databases import Database
+from migrations.readmodel import command
 from tests.support.postgres import PostgresServer
 
 
@@ -82,6 +88,43 @@ def test_up_down_up_and_what_status_says(url: str, capsys: pytest.CaptureFixture
     assert shape(engine) == {}
     assert told(capsys, "up", "--sql", url)[1]["revision"] == REVISION
     engine.dispose()
+
+
+def test_up_that_is_cut_short_leaves_nothing_behind(url: str, capsys: pytest.CaptureFixture[str]) -> None:
+    def cut_short(_c: Any, _cursor: Any, statement: str, *_: object) -> None:
+        if "CREATE TABLE aegis_calls" in statement:
+            raise RuntimeError("the power is gone")
+
+    engine = plain(url)
+    event.listen(Engine, "before_cursor_execute", cut_short)
+    try:
+        assert told(capsys, "up", "--sql", url)[0] == 1
+    finally:
+        event.remove(Engine, "before_cursor_execute", cut_short)
+    assert inspect(engine).get_table_names() == []
+    assert told(capsys, "up", "--sql", url)[1]["revision"] == REVISION
+    engine.dispose()
+
+
+def test_two_that_migrate_at_once_do_not_get_into_each_others_way(url: str) -> None:
+    together = threading.Barrier(4)
+
+    def up() -> str | None:
+        database = Database(url)
+        together.wait(30)
+        return database.run(lambda connection: command._up(connection, database)).revision
+
+    with ThreadPoolExecutor(4) as threads:
+        found = [threads.submit(up) for _ in range(4)]
+    assert [each.result() for each in found] == [REVISION] * 4
+
+
+def test_status_does_not_wait_for_who_writes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    url = f"sqlite:///{tmp_path / 'model.db'}"
+    assert told(capsys, "up", "--sql", url)[0] == 0
+    with closing(sqlite3.connect(tmp_path / "model.db", isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        assert told(capsys, "status", "--sql", url)[1]["revision"] == REVISION
 
 
 def test_tables_that_are_none_of_ours_are_left_alone(url: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -40,8 +40,10 @@ _FEW: Final = 12
 class Story:
     """Makes records; with a fold beside it, so that much of what it says is about what is so."""
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, *, repeats: bool = True) -> None:
+        """`repeats`: numbers of frames may come twice, with other words: only who folds all of them knows."""
         self.log = ListLog()
+        self._repeats = repeats
         self._draw = random.Random(seed)
         self._ids = CallIds(seed)
         self._known: dict[str, list[CallId]] = {GROUP: [], POOL: []}
@@ -64,7 +66,8 @@ class Story:
     # -- calls --------------------------------------------------------------------------------------------
 
     def _number(self) -> int:
-        self._numbers += self._draw.randint(0, 10) > 0  # else one that was stored before
+        is_new = self._draw.randint(0, 10) > 0  # else one that was stored before
+        self._numbers += is_new or not self._repeats
         return max(1, self._numbers)
 
     def _calls(self) -> None:

@@ -195,15 +195,19 @@ class Projection:
         if self.level is not Level.OFF:
             self._stand(record, place, folded, entries, errors)
             if folded.discarded:
-                self._discard(folded, entries)
+                self._discard(place, folded, entries)
 
-    def _discard(self, folded: Folded, entries: Entries) -> None:
+    def _discard(self, place: Place, folded: Folded, entries: Entries) -> None:
+        """A frame may say more of such a call, and not all of that counts."""
+        now = self.state.calls[place.service, place.group].open
+        closed = {done.outcome.call_id for done in folded.concluded}
+        again = {call.call_id for call in folded.reopened if call.call_id in closed}
         latest = {call_id: mark for mark, call_id, _ in entries if mark in DEAD_MARKS}
         for call_id in folded.discarded:
             standing = self.batch.standings.get(call_id)
             if standing is None:
                 self.batch.discarded.append(call_text(call_id))
-            elif latest.get(call_id) is Mark.DISCARDED:
+            elif call_id not in now and (call_id not in again or latest.get(call_id) is Mark.DISCARDED):
                 self.batch.standings[call_id] = discarded(standing)
 
     def _stand(

@@ -6,7 +6,7 @@ from typing import Final
 
 from sqlalchemy import URL
 
-_HIDDEN: Final = "***"
+_HIDDEN: Final = "hidden"
 _SECRETS: Final = ("pass", "secret", "token", "key")
 """What is in the name of a parameter that is nobody's business."""
 
