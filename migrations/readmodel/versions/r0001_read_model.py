@@ -18,7 +18,7 @@ KEY = sa.String(256)
 ID = sa.String(64)
 WORD = sa.String(32)
 BIG = sa.BigInteger().with_variant(sa.Integer, "sqlite")
-CALL_ID = sa.String(36)
+CALL_ID = sa.String(36).with_variant(sa.String(36, collation="C"), "postgresql")
 
 TABLES = (
     "aegis_checkpoint",

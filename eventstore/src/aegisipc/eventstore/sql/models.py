@@ -24,6 +24,8 @@ CHECKPOINT_ID: Final = 1
 _NAME: Final = String(255)
 _KEY: Final = String(256)
 _ID: Final = String(64)
+_CALL_ID: Final = String(36).with_variant(String(36, collation="C"), "postgresql")
+"""Compared byte by byte: a database may sort texts by the rules of a language."""
 _WORD: Final = String(32)
 _BIG: Final[TypeEngine[int]] = BigInteger().with_variant(Integer, "sqlite")
 """Sequences and times. SQLite's integers have 64 bits by whatever name."""
@@ -165,7 +167,7 @@ class Call(Base):
         {"sqlite_with_rowid": False},
     )
 
-    call_id: Mapped[str] = mapped_column(String(36), primary_key=True)
+    call_id: Mapped[str] = mapped_column(_CALL_ID, primary_key=True)
     service: Mapped[str]
     group_name: Mapped[str]
     method: Mapped[str]
@@ -199,7 +201,7 @@ class DeadLetter(Base):
 
     __tablename__ = "aegis_dead_letters"
 
-    call_id: Mapped[str] = mapped_column(String(36), primary_key=True)
+    call_id: Mapped[str] = mapped_column(_CALL_ID, primary_key=True)
     seq: Mapped[int]
     at_ns: Mapped[int]
     service: Mapped[str]
@@ -225,7 +227,7 @@ class Doubt(Base):
 
     __tablename__ = "aegis_doubts"
 
-    call_id: Mapped[str] = mapped_column(String(36), primary_key=True)
+    call_id: Mapped[str] = mapped_column(_CALL_ID, primary_key=True)
     seq: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
     at_ns: Mapped[int]
     service: Mapped[str]

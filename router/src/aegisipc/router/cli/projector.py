@@ -74,8 +74,6 @@ def check_content(args: Namespace) -> None:
     """Refuse what makes no sense together."""
     if args.capture and args.calls in ("failures", "off"):
         args.usage_error("--capture goes with --calls all")
-    if args.redact and not args.capture:
-        args.usage_error("--redact says what to leave out of what --capture stores: give --capture, too")
     if args.redact:
         from aegisipc.eventstore.replay.redaction import BadField, Redactor  # noqa: PLC0415 - heavy
 

@@ -141,6 +141,8 @@ def run(args: Namespace) -> int:
         args.usage_error(
             "--snapshot-every is 0 (never) or more, and --snapshot-seconds 1 to 31536000 (a year)"
         )
+    if not args.sql and (args.capture or args.redact or args.keep_calls or args.keep_history):
+        args.usage_error("--capture, --redact, --keep-calls and --keep-history go with --sql")
     check_content(args)
 
     from aegisipc.eventstore.cli.running import run_async  # noqa: PLC0415 - see eventstore.cli
