@@ -104,6 +104,9 @@ def run(args: Namespace) -> int:
     """Run the projector until SIGTERM or SIGINT."""
     check_content(args)
     from aegisipc.eventstore.cli.running import run_async  # noqa: PLC0415 - see eventstore.cli
+    from aegisipc.router.cli.needing_sql import require_sql  # noqa: PLC0415 - heavy
+
+    require_sql()
     from aegisipc.router.cli.projecting import project  # noqa: PLC0415 - heavy
 
     return run_async(project(args))

@@ -146,7 +146,11 @@ def run(args: Namespace) -> int:
     check_content(args)
 
     from aegisipc.eventstore.cli.running import run_async  # noqa: PLC0415 - see eventstore.cli
+    from aegisipc.router.cli.needing_sql import require_sql  # noqa: PLC0415 - heavy
     from aegisipc.router.cli.routing import route  # noqa: PLC0415 - heavy
+
+    if args.sql:
+        require_sql()
 
     return run_async(route(args))
 
