@@ -10,15 +10,14 @@ from typing import Any, Final, NamedTuple
 
 from alembic import command
 from alembic.config import Config
-from alembic.runtime.migration import MigrationContext
-from alembic.script import ScriptDirectory
 from alembic.util import CommandError
 from sqlalchemy import Connection, func, inspect, select
 
 from aegisipc.eventstore.cli.output import print_json
 from aegisipc.sdk.transactions.table import TABLE_NAME, effects
 from migrations.databases import Database
-from migrations.errors import MigrationError, OutcomesLeft, RevisionUnknown
+from migrations.errors import MigrationError, OutcomesLeft
+from migrations.revisions import config_of, revisions_of
 
 VERSION_TABLE: Final = "aegis_effects_version"
 """Apart from ``alembic_version``, which is the service's own."""
@@ -77,30 +76,15 @@ def _status(connection: Connection, args: Namespace, database: Database) -> Stat
 
 
 def _state(connection: Connection, database: Database) -> State:
-    scripts = ScriptDirectory.from_config(_config(connection))
-    known = [script.revision for script in reversed(list(scripts.walk_revisions()))]
-    revision = MigrationContext.configure(
-        connection, opts={"version_table": VERSION_TABLE}
-    ).get_current_revision()
-    if revision is not None and revision not in known:
-        raise RevisionUnknown(
-            f"cannot migrate {database.shown!r}: its revision is {revision!r}, of which this version knows "
-            "nothing; use the version of AegisIPC that migrated it, or a later one",
-            database=database.shown,
-            revision=revision,
-        )
+    found = revisions_of(connection, _config(connection), VERSION_TABLE, database)
     outcomes = None
     if inspect(connection).has_table(TABLE_NAME):
         outcomes = connection.execute(select(func.count()).select_from(effects)).scalar_one()
-    pending = known if revision is None else known[known.index(revision) + 1 :]
-    return State(revision, known[-1], pending, outcomes)
+    return State(*found, outcomes)
 
 
 def _config(connection: Connection) -> Config:
-    config = Config()
-    config.set_main_option("script_location", str(Path(__file__).parent).replace("%", "%%"))
-    config.attributes["connection"] = connection
-    return config
+    return config_of(connection, Path(__file__).parent)
 
 
 def _tell(args: Namespace, database: Database, state: State) -> None:

@@ -10,8 +10,6 @@ from typing import Any, NamedTuple
 
 from alembic import command
 from alembic.config import Config
-from alembic.runtime.migration import MigrationContext
-from alembic.script import ScriptDirectory
 from alembic.util import CommandError
 from sqlalchemy import Connection, func, inspect, select
 
@@ -19,7 +17,8 @@ from aegisipc.eventstore.cli.output import print_json
 from aegisipc.eventstore.sql import checkpointing
 from aegisipc.eventstore.sql.models import VERSION_TABLE, Checkpoint
 from migrations.databases import Database
-from migrations.errors import MigrationError, RevisionUnknown
+from migrations.errors import MigrationError
+from migrations.revisions import config_of, revisions_of
 
 _SHOWN = ("namespace", "level", "position", "position_ns", "updated_ns", "rebuilt_ns")
 
@@ -71,28 +70,13 @@ def _alone(connection: Connection) -> None:
 
 
 def _state(connection: Connection, database: Database) -> State:
-    scripts = ScriptDirectory.from_config(_config(connection))
-    known = [script.revision for script in reversed(list(scripts.walk_revisions()))]
-    revision = MigrationContext.configure(
-        connection, opts={"version_table": VERSION_TABLE}
-    ).get_current_revision()
-    if revision is not None and revision not in known:
-        raise RevisionUnknown(
-            f"cannot migrate {database.shown!r}: its revision is {revision!r}, of which this version knows "
-            "nothing; use the version of AegisIPC that migrated it, or a later one",
-            database=database.shown,
-            revision=revision,
-        )
-    pending = known if revision is None else known[known.index(revision) + 1 :]
-    there = revision is not None and inspect(connection).has_table(Checkpoint.__tablename__)
-    return State(revision, known[-1], pending, checkpointing.read(connection) if there else None)
+    found = revisions_of(connection, _config(connection), VERSION_TABLE, database)
+    there = found.current is not None and inspect(connection).has_table(Checkpoint.__tablename__)
+    return State(*found, checkpointing.read(connection) if there else None)
 
 
 def _config(connection: Connection) -> Config:
-    config = Config()
-    config.set_main_option("script_location", str(Path(__file__).parent).replace("%", "%%"))
-    config.attributes["connection"] = connection
-    return config
+    return config_of(connection, Path(__file__).parent)
 
 
 def _lag(args: Namespace, state: State) -> dict[str, Any]:
