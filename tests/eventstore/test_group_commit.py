@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -105,7 +105,7 @@ class ScriptedLog:
     async def bounds(self) -> Bounds:
         return await self.inner.bounds()
 
-    def read(self, subjects: Sequence[str], *, start: Start = BEGINNING) -> AsyncIterator[Record]:
+    def read(self, subjects: Sequence[str], *, start: Start = BEGINNING) -> AsyncGenerator[Record]:
         return self.inner.read(subjects, start=start)
 
     async def follow(

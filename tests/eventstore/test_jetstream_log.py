@@ -5,9 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import shutil
-from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from typing import Any, cast
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -292,7 +291,7 @@ async def test_a_reader_that_is_not_asked_for_more_does_not_gather_the_whole_log
 ) -> None:
     """As when two are read side by side: the heartbeats of an hour, beside many records."""
     count, made = await much_to_read(live), noted(monkeypatch)
-    async with aclosing(cast("AsyncGenerator[Record]", live.log.read([live.calls]))) as waiting:
+    async with aclosing(live.log.read([live.calls])) as waiting:
         assert (await anext(waiting)).seq == 1
         assert [record.seq async for record in live.log.read([live.calls])] == list(range(1, count + 1))
         assert READ_AHEAD <= made[0].position < count // 2

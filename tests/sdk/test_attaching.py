@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from typing import Any
 
 import pytest
@@ -53,7 +53,7 @@ class CountingLog(MemoryLog):
         super().__init__(lambda: self.now_ns)
         self.seen: list[int] = []
 
-    async def read(self, subjects: Sequence[str], *, start: Start = BEGINNING) -> AsyncIterator[Record]:
+    async def read(self, subjects: Sequence[str], *, start: Start = BEGINNING) -> AsyncGenerator[Record]:
         async for record in super().read(subjects, start=start):
             self.seen.append(record.seq)
             yield record
@@ -311,7 +311,7 @@ async def test_old_keys_are_found_in_segments_without_reading_the_calls(hand: Ha
     read: list[str] = []
     original = client._seeker.log.read
 
-    async def noting(subjects: Sequence[str], *, start: Start = BEGINNING) -> AsyncIterator[Record]:
+    async def noting(subjects: Sequence[str], *, start: Start = BEGINNING) -> AsyncGenerator[Record]:
         async for record in original(subjects, start=start):
             read.append(f"{hand.subjects.parse(record.subject).kind}@{record.seq > covered}")
             yield record

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -84,7 +84,7 @@ class BundledLog(MemoryLog):
     async def bounds(self) -> Bounds:
         return await (await self._bundle()).log.bounds() if self._records else await super().bounds()
 
-    async def read(self, subjects: Any, *, start: Start = BEGINNING) -> AsyncIterator[Record]:
+    async def read(self, subjects: Any, *, start: Start = BEGINNING) -> AsyncGenerator[Record]:
         async for record in (await self._bundle()).log.read(subjects, start=start):
             yield record
 

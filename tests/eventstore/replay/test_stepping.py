@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 
 import pytest
 from hypothesis import given, settings
@@ -34,7 +34,7 @@ class CountingLog(RecordedLog):
 
     reads = 0
 
-    async def read(self, subjects: Sequence[str], *, start: Start = BEGINNING) -> AsyncIterator[Record]:
+    async def read(self, subjects: Sequence[str], *, start: Start = BEGINNING) -> AsyncGenerator[Record]:
         async for record in super().read(subjects, start=start):
             self.reads += 1
             yield record
@@ -50,7 +50,7 @@ class TailLog(RecordedLog):
     async def bounds(self) -> Bounds:
         return (await super().bounds())._replace(first_seq=self._first_seq)
 
-    async def read(self, subjects: Sequence[str], *, start: Start = BEGINNING) -> AsyncIterator[Record]:
+    async def read(self, subjects: Sequence[str], *, start: Start = BEGINNING) -> AsyncGenerator[Record]:
         async for record in super().read(subjects, start=start):
             if record.seq >= self._first_seq:
                 yield record

@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing, suppress
 from dataclasses import dataclass
-from typing import Any, Final, NamedTuple, cast
+from typing import Any, Final, NamedTuple
 
 from aegisipc.eventstore.errors import AegisError, MalformedPayload, WrongSequence
 from aegisipc.eventstore.log import Bounds, Expect, Log, Record, Start
@@ -220,7 +220,7 @@ async def listed(log: Log, subjects: Subjects, *, from_seq: int = 1) -> list[Sna
 
 async def _indices(log: Log, subjects: Subjects, from_seq: int) -> AsyncGenerator[Snapshot]:
     reading = log.read([subjects.snapshot_index], start=Start(max(1, from_seq)))
-    async with aclosing(cast("AsyncGenerator[Record]", reading)) as records:
+    async with aclosing(reading) as records:
         async for record in records:
             yield _read_index(record)
 
@@ -297,7 +297,7 @@ async def _parts(log: Log, subjects: Subjects, index: SnapshotIndex) -> list[byt
     parts: list[bytes] = []
     room = max_part_bytes(index)
     reading = log.read([subjects.snapshot_part], start=Start(index.parts[0]))
-    async with aclosing(cast("AsyncGenerator[Record]", reading)) as records:
+    async with aclosing(reading) as records:
         async for record in records:
             if record.seq > missing[0]:
                 break

@@ -7,7 +7,7 @@ Appends are request-style publishes with our own deadlines; following is in
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from typing import Any, Final
 
 from aegisipc.eventstore.errors import LogFailed, PayloadTooLarge
@@ -119,7 +119,7 @@ class JetStreamLog:
         state = answer["state"]
         return Bounds(int(state["first_seq"]) or 1, int(state["last_seq"]), parse_time(answer["ts"]))
 
-    async def read(self, subjects: Sequence[str], *, start: Start = BEGINNING) -> AsyncIterator[Record]:
+    async def read(self, subjects: Sequence[str], *, start: Start = BEGINNING) -> AsyncGenerator[Record]:
         """Iterate over what matches from `start` to the end as of now."""
         end = (await self.bounds()).last_seq
         arrived: deque[Record] = deque()

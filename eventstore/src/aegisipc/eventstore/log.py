@@ -6,7 +6,7 @@ for the pure core's tests and for simulation, :class:`~aegisipc.eventstore.memor
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from typing import Final, NamedTuple, Protocol
 
 DEFAULT_TIMEOUT_S = 5.0
@@ -144,7 +144,7 @@ class Log(Protocol):
         """Return what the log holds."""
         ...
 
-    def read(self, subjects: Sequence[str], *, start: Start = BEGINNING) -> AsyncIterator[Record]:
+    def read(self, subjects: Sequence[str], *, start: Start = BEGINNING) -> AsyncGenerator[Record]:
         """Iterate over what matches any of `subjects` from `start` to the end as of now."""
         ...
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 
 import structlog
 
@@ -122,7 +122,7 @@ class MemoryLog:
         """Return what the log holds."""
         return Bounds(1, len(self._records), self._now_ns())
 
-    async def read(self, subjects: Sequence[str], *, start: Start = BEGINNING) -> AsyncIterator[Record]:
+    async def read(self, subjects: Sequence[str], *, start: Start = BEGINNING) -> AsyncGenerator[Record]:
         """Iterate over what matches from `start` to the end as of now."""
         end = len(self._records)
         for record in self._records[self._first(start) - 1 : end]:

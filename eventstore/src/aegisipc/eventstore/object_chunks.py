@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from itertools import pairwise
-from typing import Final, cast
+from typing import Final
 
 from aegisipc.eventstore.errors import AegisError
 from aegisipc.eventstore.jetstream import HEADER_ROOM_BYTES, JetStreamLog
-from aegisipc.eventstore.log import Record
 from aegisipc.eventstore.nats.connection import Connection
 from aegisipc.eventstore.object_layout import CHUNK_BYTES, Bucket
 from aegisipc.eventstore.object_requests import Stored, StreamRequests
@@ -90,7 +88,7 @@ class Chunks:
         pieces: list[bytes] = []
         digest, total = hashlib.sha256(), 0
         reading = log.read([self._bucket.chunks(nuid)])
-        async with aclosing(cast("AsyncGenerator[Record]", reading)) as records:
+        async with aclosing(reading) as records:
             async for record in records:
                 pieces.append(record.payload)
                 digest.update(record.payload)

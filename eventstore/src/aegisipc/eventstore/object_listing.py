@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from typing import NamedTuple, cast
+from typing import NamedTuple
 
 from aegisipc.eventstore.errors import MalformedPayload
 from aegisipc.eventstore.jetstream import JetStreamLog
-from aegisipc.eventstore.log import Record, Start
+from aegisipc.eventstore.log import Start
 from aegisipc.eventstore.nats.connection import Connection
 from aegisipc.eventstore.object_layout import ObjectEntry, bucket_of, decode_entry
 from aegisipc.eventstore.object_requests import DEFAULT_PATIENCE_S, StreamRequests
@@ -50,12 +50,12 @@ class ObjectListing:
         """Return the sequence of the last message of the bucket."""
         return (await self._log.bounds()).last_seq
 
-    async def entries(self, *, from_seq: int = 1) -> AsyncIterator[Listed]:
+    async def entries(self, *, from_seq: int = 1) -> AsyncGenerator[Listed]:
         """Iterate over the entries that are stored there or later, as of now; those that nobody can read are
         passed over.
         """
         reading = self._log.read([self._bucket.all_entries], start=Start(from_seq))
-        async with aclosing(cast("AsyncGenerator[Record]", reading)) as records:
+        async with aclosing(reading) as records:
             async for record in records:
                 try:
                     entry = decode_entry(record.payload)
@@ -64,7 +64,7 @@ class ObjectListing:
                 if record.subject == self._bucket.entry(entry.name):
                     yield Listed(record.seq, record.timestamp_ns, entry)
 
-    async def orphans(self) -> AsyncIterator[Orphan]:
+    async def orphans(self) -> AsyncGenerator[Orphan]:
         """Iterate over the pieces that no entry leads to. Pieces are listed before entries: those of an
         object that comes to exist meanwhile are none.
         """

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from bisect import bisect_left, bisect_right
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Final, NoReturn
 
@@ -152,7 +152,7 @@ class BundleLog:
         last_seq = self._index.last_seq or self._first_seq - 1
         return Bounds(self._first_seq, last_seq, self._now_ns)
 
-    async def read(self, subjects: Sequence[str], *, start: Start = BEGINNING) -> AsyncIterator[Record]:
+    async def read(self, subjects: Sequence[str], *, start: Start = BEGINNING) -> AsyncGenerator[Record]:
         """Iterate over what matches any of `subjects` from `start` to the end."""
         for record in self._from(subjects, start):
             if record is None:

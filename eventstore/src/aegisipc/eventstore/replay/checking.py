@@ -15,11 +15,11 @@ In memory are these two states, and nothing of the records.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable, Iterable
+from collections.abc import Callable, Iterable
 from contextlib import aclosing
 from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
-from typing import Any, Final, cast
+from typing import Any, Final
 
 from aegisipc.eventstore.checkpoints import Snapshot, SnapshotUnusable, beginning, listed, load
 from aegisipc.eventstore.log import Record, Start
@@ -180,7 +180,7 @@ class _Checker:
         """Fold everything, and compare where somebody told something."""
         stops = sorted(filter(self._is_in_reach, told), key=_place_of, reverse=True)
         reading = self._source.log.read([self._source.subjects.everything], start=Start(self._begin + 1))
-        async with aclosing(cast("AsyncGenerator[Record]", reading)) as records:
+        async with aclosing(reading) as records:
             async for record in records:
                 if record.seq > self._until:
                     break

@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import tempfile
 import zlib
-from collections.abc import AsyncGenerator, Callable, Iterable
+from collections.abc import Callable, Iterable
 from contextlib import aclosing
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import BinaryIO, Final, NamedTuple, Self, cast
+from typing import BinaryIO, Final, NamedTuple, Self
 
 from aegisipc.eventstore.checkpoints import OnSkip, newest
 from aegisipc.eventstore.log import Bounds, Record, Start
@@ -174,7 +174,7 @@ async def _roots(source: Source, state: SystemState) -> list[Record]:
     of_groups = [f"{subjects.log_root}.*.*.{HA}.{who}" for who in (GROUP_WHO, WATCH_WHO)]
     found = [root for root in _roots_of(source) if guards.get(root.seq) == root.subject]
     reading = source.log.read([subjects.term, *of_groups], start=Start(min(guards)))
-    async with aclosing(cast("AsyncGenerator[Record]", reading)) as records:
+    async with aclosing(reading) as records:
         async for record in records:
             if record.seq > max(guards):
                 break
@@ -254,7 +254,7 @@ async def _write(
         pulses_from_ns=max(0, manifest.first_ns - PULSES_BEFORE_NS),
         pulses_until_ns=plan.until_ns,
     )
-    async with aclosing(cast("AsyncGenerator[tuple[Record, bool]]", moments)) as reading:
+    async with aclosing(moments) as reading:
         async for record, is_pulse in reading:
             if is_pulse:
                 writer.pulse(record)

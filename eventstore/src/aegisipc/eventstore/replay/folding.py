@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import Callable
 from contextlib import aclosing
-from typing import Final, cast
+from typing import Final
 
 from aegisipc.eventstore import checkpoints
 from aegisipc.eventstore.errors import LogMissing
@@ -57,7 +57,7 @@ async def fold_on(
         return state
     fold = state.fold
     reading = source.log.read([source.subjects.everything], start=Start(state.position + 1))
-    async with aclosing(cast("AsyncGenerator[Record]", reading)) as records:
+    async with aclosing(reading) as records:
         async for record in records:
             if record.seq > until_seq:
                 break
@@ -82,7 +82,7 @@ async def board_at(
         return board
     start = Start(time_ns=max(0, point.at_ns - int(window_s * 1e9)))
     reading = source.pulses.read([f"{source.subjects.pulse_root}.>"], start=start)
-    async with aclosing(cast("AsyncGenerator[Record]", reading)) as pulses:
+    async with aclosing(reading) as pulses:
         try:
             async for pulse in pulses:
                 if pulse.timestamp_ns > point.at_ns:

@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
-from typing import Final, NamedTuple, cast
+from typing import Final, NamedTuple
 
 from aegisipc.eventstore import events as ev
 from aegisipc.eventstore.errors import LogMissing
@@ -190,7 +190,7 @@ async def bounded(
 ) -> AsyncGenerator[Record]:
     """Iterate over the records that match from one sequence up to and with another."""
     reading = source.log.read(list(subjects), start=Start(max(1, from_seq)))
-    async with aclosing(cast("AsyncGenerator[Record]", reading)) as records:
+    async with aclosing(reading) as records:
         async for record in records:
             if record.seq > until_seq:
                 return
@@ -224,7 +224,7 @@ async def heard_of(
     heard = Heard()
     try:
         reading = source.pulses.read([source.subjects.pulse("instance", key[2])], start=start)
-        async with aclosing(cast("AsyncGenerator[Record]", reading)) as records:
+        async with aclosing(reading) as records:
             async for record in records:
                 if record.timestamp_ns > end_ns:
                     break

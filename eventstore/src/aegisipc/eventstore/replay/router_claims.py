@@ -5,12 +5,11 @@ from __future__ import annotations
 import asyncio
 import json
 import secrets
-from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from typing import Any, Final, cast
+from typing import Any, Final
 
 from aegisipc.eventstore.errors import LogMissing, MalformedPayload, NotConnected
-from aegisipc.eventstore.log import Record, Start
+from aegisipc.eventstore.log import Start
 from aegisipc.eventstore.nats.connection import Connection
 from aegisipc.eventstore.nats.message import Message
 from aegisipc.eventstore.replay.sources import Claim, Source
@@ -54,7 +53,7 @@ async def _heard_of(source: Source) -> set[str]:
         reading = source.pulses.read(
             [subjects.pulse("router", "*")], start=Start(time_ns=max(0, now_ns - _RECENT_NS))
         )
-        async with aclosing(cast("AsyncGenerator[Record]", reading)) as pulses:
+        async with aclosing(reading) as pulses:
             return {subjects.parse_pulse(pulse.subject).id async for pulse in pulses}
     except LogMissing:  # the stream of heartbeats may be gone
         return set()

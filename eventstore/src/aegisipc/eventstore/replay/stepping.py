@@ -18,7 +18,7 @@ from collections import OrderedDict
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from enum import StrEnum
-from typing import Any, Final, cast
+from typing import Any, Final
 
 import msgpack  # type: ignore[import-untyped]
 
@@ -352,7 +352,7 @@ class Stepper:
     async def _candidates(self, kind: Jump, from_seq: int, until_seq: int) -> AsyncGenerator[int]:
         """Iterate over the records that may be of a kind; only the fold knows whether they count."""
         reading = self.source.log.read(self._subjects(kind), start=Start(max(1, from_seq)))
-        async with aclosing(cast("AsyncGenerator[Record]", reading)) as records:
+        async with aclosing(reading) as records:
             async for record in records:
                 if record.seq > until_seq:
                     return

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import AsyncExitStack, aclosing
-from typing import NamedTuple, cast
+from typing import NamedTuple
 
 from aegisipc.eventstore.errors import LogMissing
 from aegisipc.eventstore.log import Log, Record, Start
@@ -28,7 +28,7 @@ async def timeline(
     pulses_from_ns: int | None = None,
     pulses_until_ns: int | None = None,
     subjects: Sequence[str] | None = None,
-) -> AsyncIterator[Moment]:
+) -> AsyncGenerator[Moment]:
     """Iterate over the records from `from_seq` up to and with `until_seq` (default: the end as of now), and
     the heartbeats of that time. Of what has the same time the heartbeat comes first: a decision is made on
     what was heard before. `subjects` are filters for the records (default: all of them).
@@ -39,7 +39,7 @@ async def timeline(
     async with AsyncExitStack() as stack:
         start = Start(max(1, from_seq))
         reading = source.log.read(list(subjects or [source.subjects.everything]), start=start)
-        records = await stack.enter_async_context(aclosing(cast("AsyncGenerator[Record]", reading)))
+        records = await stack.enter_async_context(aclosing(reading))
         record = await _next(records, until_seq)
         began_ns = pulses_from_ns if pulses_from_ns is not None else record.timestamp_ns if record else None
         pulses = await _pulses(stack, source, began_ns)
@@ -63,7 +63,7 @@ async def _pulses(
     if source.pulses is None or from_ns is None:
         return None
     reading = source.pulses.read([f"{source.subjects.pulse_root}.>"], start=Start(time_ns=from_ns))
-    return await stack.enter_async_context(aclosing(cast("AsyncGenerator[Record]", reading)))
+    return await stack.enter_async_context(aclosing(reading))
 
 
 async def _next(records: AsyncGenerator[Record], until_seq: int | None) -> Record | None:
@@ -77,5 +77,5 @@ async def _next(records: AsyncGenerator[Record], until_seq: int | None) -> Recor
 async def first_from(log: Log, subjects: Sequence[str], start: Start) -> Record | None:
     """Return the first record from `start` on that matches, or ``None``."""
     reading = log.read(list(subjects), start=start)
-    async with aclosing(cast("AsyncGenerator[Record]", reading)) as records:
+    async with aclosing(reading) as records:
         return await anext(records, None)

@@ -22,6 +22,8 @@ from aegisipc.eventstore.errors import LogFailed
 from aegisipc.eventstore.following import JetStreamFollowing
 from aegisipc.eventstore.jetstream import JetStreamLog
 from aegisipc.eventstore.log import Bounds, Record, Start
+from aegisipc.eventstore.replay.folding import fold_on
+from aegisipc.eventstore.replay.sources import Source
 from aegisipc.eventstore.sql import checkpointing
 from aegisipc.eventstore.sql.capture import Capture
 from aegisipc.eventstore.sql.checkpointing import LogName, Place
@@ -337,9 +339,4 @@ async def state_at(log: JetStreamLog, subjects: Subjects, position: int) -> Syst
     if position == 0:
         return await checkpoints.beginning(log, subjects)
     state = await checkpoints.newest(log, subjects, until_seq=position)
-    if state.position < position:
-        async for record in log.read([subjects.everything], start=Start(state.position + 1)):
-            if record.seq > position:
-                break
-            state.apply(record)
-    return state
+    return await fold_on(Source(log, subjects, subjects.stream), state, position)

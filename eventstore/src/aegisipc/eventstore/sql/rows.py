@@ -45,9 +45,6 @@ STANDING_COLUMNS: Final = (
 )
 CALL_COLUMNS: Final = (*ACCEPTED_COLUMNS, *STANDING_COLUMNS, "latency_us")
 
-STANDING: Final = len(ACCEPTED_COLUMNS)
-"""Where the standing begins in a whole row; behind it comes the latency."""
-
 STATUS: Final = STANDING_COLUMNS.index("status")
 _ACCEPTED_NS: Final = ACCEPTED_COLUMNS.index("accepted_ns")
 _CONCLUDED_NS: Final = STANDING_COLUMNS.index("concluded_ns")

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import aclosing
-from typing import Any, Final, NamedTuple, cast
+from typing import Any, Final, NamedTuple
 
 from aegisipc.eventstore.checkpoints import SkippedSnapshot
 from aegisipc.eventstore.errors import AegisError, LogMissing
 from aegisipc.eventstore.jetstream_api import format_time
 from aegisipc.eventstore.log import Record, Start
-from aegisipc.eventstore.replay import Moment, Point, Source, first_from, state_at, timeline
+from aegisipc.eventstore.replay import Point, Source, first_from, state_at, timeline
 from aegisipc.eventstore.system import SystemState
 from aegisipc.router.domain.what_if import Report, WhatIf
 from aegisipc.router.domain.what_if_facts import Known, with_changes
@@ -79,7 +79,7 @@ async def simulate(
         pulses_from_ns=start.time_ns,
         pulses_until_ns=until.at_ns,
     )
-    async with aclosing(cast("AsyncGenerator[Moment]", moments)) as found:
+    async with aclosing(moments) as found:
         async for moment in found:
             take = what_if.on_pulse if moment.is_pulse else what_if.on_record
             take(moment.record)
@@ -88,7 +88,7 @@ async def simulate(
 
 async def _note(source: Source, known: Known, subject: str, start: Start, until_seq: int) -> None:
     reading = source.log.read([subject], start=start)
-    async with aclosing(cast("AsyncGenerator[Record]", reading)) as records:
+    async with aclosing(reading) as records:
         async for record in records:
             if record.seq > until_seq:
                 break

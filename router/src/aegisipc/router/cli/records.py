@@ -6,7 +6,6 @@ What an event means is not checked here: facts that this version does not know a
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from datetime import UTC, datetime
 from typing import Any, Final
 
 import msgpack  # type: ignore[import-untyped]
@@ -41,6 +40,7 @@ from aegisipc.eventstore.subjects import (
     Subjects,
 )
 from aegisipc.router.cli import sayings
+from aegisipc.router.cli.times import shown_time
 
 _LONGEST: Final = 200
 _STYLE_OF_KIND: Final = {
@@ -79,8 +79,7 @@ def as_plain(record: Record, subjects: Subjects) -> Plain:
 def as_line(record: Record, subjects: Subjects, paint: Paint) -> str:
     """Return a record as one line: time, sequence, place, type and what matters."""
     plain = as_plain(record, subjects)
-    seconds, ns = divmod(record.timestamp_ns, 1_000_000_000)
-    when = f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}.{ns // 1_000_000:03}Z"
+    when = shown_time(record.timestamp_ns)
     if "kind" in plain:
         where = "/".join(filter(None, (plain["service"], plain["group"], plain["kind"], plain["who"])))
     else:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from datetime import UTC, datetime
 from typing import Final
 
 from aegisipc.eventstore.cli.output import Paint, printable
 from aegisipc.eventstore.system import GroupKey
 from aegisipc.router.application.simulating import Simulation
 from aegisipc.router.cli import sayings
+from aegisipc.router.cli.times import shown_time
 from aegisipc.router.domain.what_if import Change, Decided, Report, Span
 
 _MOST: Final = 1000
@@ -78,7 +78,7 @@ def _line(change: Change, paint: Paint) -> str:
     how = paint(_STYLE[change.how], f"{_how(change):<17}")
     seq = str(change.seq) if change.seq is not None else "-"
     name = about.type.rpartition(".v")[0] or about.type
-    when = _clock(change.after if change.before is None and change.after is not None else shown)
+    when = shown_time((change.after if change.before is None and change.after is not None else shown).at_ns)
     told = f"{when}  {seq:>7}  {how} {where:<16} {name:<22} {_said(change)}"
     return f"  {told.rstrip()}"
 
@@ -126,19 +126,10 @@ def _spans(
 
 def _what_was_read(found: Simulation, report: Report, about: str) -> str:
     return (
-        f"{about}, sequences {found.from_seq} to {found.until_seq}, {_time(found.from_ns)} to "
-        f"{_time(found.until_ns)}: {_count(report.records, 'record')}, {_count(report.pulses, 'heartbeat')}, "
-        f"{_count(report.recorded, 'recorded decision')}"
+        f"{about}, sequences {found.from_seq} to {found.until_seq}, {shown_time(found.from_ns)} to "
+        f"{shown_time(found.until_ns)}: {_count(report.records, 'record')}, "
+        f"{_count(report.pulses, 'heartbeat')}, {_count(report.recorded, 'recorded decision')}"
     )
-
-
-def _clock(decided: Decided) -> str:
-    return _time(decided.at_ns)
-
-
-def _time(ns: int) -> str:
-    seconds, rest = divmod(ns, 1_000_000_000)
-    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}.{rest // 1_000_000:03}Z"
 
 
 def _count(count: int, what: str) -> str:

@@ -16,10 +16,10 @@ look took, and so does reading the log.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Sequence
+from collections.abc import AsyncGenerator, Callable, Collection, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import Final, NamedTuple, cast
+from typing import Final, NamedTuple
 
 import structlog
 
@@ -29,7 +29,7 @@ from aegisipc.eventstore.ids import CallId, time_of
 from aegisipc.eventstore.jetstream import JetStreamLog
 from aegisipc.eventstore.log import BEGINNING, Log, Record, Start
 from aegisipc.eventstore.nats.connection import Connection
-from aegisipc.eventstore.object_listing import Listed, ObjectListing, Orphan
+from aegisipc.eventstore.object_listing import Listed, ObjectListing
 from aegisipc.eventstore.objects import Objects
 from aegisipc.eventstore.references import ObjectName, parse_object_name
 from aegisipc.eventstore.seeking import read_history
@@ -66,12 +66,12 @@ class UnhurriedLog(JetStreamLog):
         super().__init__(connection, stream)
         self._rest = rest
 
-    async def read(self, subjects: Sequence[str], *, start: Start = BEGINNING) -> AsyncIterator[Record]:
+    async def read(self, subjects: Sequence[str], *, start: Start = BEGINNING) -> AsyncGenerator[Record]:
         """Iterate over what matches from `start` to the end as of now."""
         loop = asyncio.get_running_loop()
         began, count = loop.time(), 0
         reading = super().read(subjects, start=start)
-        async with aclosing(cast("AsyncGenerator[Record]", reading)) as records:
+        async with aclosing(reading) as records:
             async for record in records:
                 yield record
                 count += 1
@@ -214,7 +214,7 @@ class Sweeper:
         if end == self._listed_to:
             return
         entries = self._listing.entries(from_seq=self._listed_to + 1)
-        async with aclosing(cast("AsyncGenerator[Listed]", entries)) as listing:
+        async with aclosing(entries) as listing:
             async for listed in listing:
                 self._take_up(listed)
                 self._listed_to = max(self._listed_to, listed.seq)
@@ -306,7 +306,7 @@ class Sweeper:
         ]
         needle = name.encode()
         reading = self._log.read(subjects, start=Start(time_ns=candidate.since_ns))
-        async with aclosing(cast("AsyncGenerator[Record]", reading)) as records:
+        async with aclosing(reading) as records:
             async for record in records:
                 if needle in record.payload:  # a frame that nobody can read counts, too
                     return True
@@ -317,7 +317,7 @@ class Sweeper:
     async def _remove_orphans(self, now_ns: int) -> None:
         unclaimed_ns = int(self._options.unclaimed_s * _NS)
         orphans = self._listing.orphans()
-        async with aclosing(cast("AsyncGenerator[Orphan]", orphans)) as found:
+        async with aclosing(orphans) as found:
             async for orphan in found:
                 if now_ns - orphan.last_at_ns >= unclaimed_ns:
                     began = asyncio.get_running_loop().time()
