@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 from argparse import Namespace
+from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, Final
 
 from aegisipc.eventstore.cli.output import Cell, Paint, ago, print_json, printable, shorten, table
@@ -26,6 +30,11 @@ _WIDEST_ERROR: Final = 48
 
 _UNDECIDED: Final = frozenset({"pen_lost", "not_dead_lettered"})
 """Refusals after which the log knows more than whoever refused: an answer may have been lost before."""
+
+_EFFECT_S: Final = 3.0
+"""How long to wait until decisions that are stored already have taken effect, all of them together."""
+
+_POLL_S: Final = 0.02
 
 _MARKS: Final = {"requeue": Mark.REQUEUED, "discard": Mark.DISCARDED}
 _DONE: Final = {"requeue": "requeued", "discard": "discarded"}
@@ -109,15 +118,21 @@ async def decide(args: Namespace) -> int:
         call_ids: list[CallId] = args.call_ids
         if not call_ids:
             call_ids = [letter.call_id for letter in await read_dead_letters(log, subjects, _wanted(args))]
+        told: list[_Deciding] = []
         for call_id in call_ids:
+            deciding = _Deciding(connection, log, subjects, call_id)
             try:
-                seq = await _Deciding(connection, log, subjects, call_id).decide(args)
+                seq = await deciding.decide(args)
             except AegisError as error:
                 if len(call_ids) == 1:
                     raise
                 failed.append({"call_id": format_call_id(call_id), "error": error.to_plain()})
             else:
                 done.append({"call_id": format_call_id(call_id), "seq": seq})
+                told.append(deciding)
+        give_up_at = time.monotonic() + _EFFECT_S
+        for deciding in told:
+            await deciding.until_effective(give_up_at)
     if args.json:
         print_json(
             {_DONE[args.decision]: done, "failed": failed, "author": args.author, "reason": args.reason}
@@ -129,6 +144,9 @@ async def decide(args: Namespace) -> int:
 
 class _Deciding(Telling):
     """What it takes to have one decision about a dead letter recorded."""
+
+    _is_effective: Callable[[CallHistory], int] | None = None
+    """Set where what was told takes effect later."""
 
     async def decide(self, args: Namespace) -> int:
         """Tell the holder of the pen; returns the sequence of what was recorded.
@@ -151,7 +169,22 @@ class _Deciding(Telling):
         dead_seq = history.dead_letter.seq if history.dead_letter is not None else 0
         command = _command(args, history.call.call_id)
         decision = Decision(args.decision, "aegis dlq show", command, _UNDECIDED, recorded, check)
-        return await self.tell(history, decision, args.timeout)
+        seq = await self.tell(history, decision, args.timeout)
+        if history.is_pool:
+            self._is_effective = recorded
+        return seq
+
+    async def until_effective(self, give_up_at: float) -> None:
+        """Wait until the log says what was decided, or until it is `give_up_at` (monotonic).
+
+        In a pool a call that shall run again is stored first, and requeued once a worker takes it up: who
+        looks at the call after this command shall not find the dead letter that it was.
+        """
+        with suppress(AegisError):  # it is stored: nothing that fails from here on takes that back
+            while self._is_effective is not None and time.monotonic() < give_up_at:
+                if self._is_effective(await self.history()):
+                    return
+                await asyncio.sleep(_POLL_S)
 
 
 def _not_dead(history: CallHistory, decision: str) -> NotDeadLettered:
