@@ -194,8 +194,21 @@ async def test_a_log_that_lost_records_is_not_followed_on(
     await following.stop()
 
 
+@pytest.mark.parametrize(
+    ("others_after", "ours_after", "why"),
+    [
+        pytest.param(0, 3, "another record at that place", id="another record"),
+        pytest.param(2, 1, "no record of these subjects at that place", id="of another subject, then ours"),
+        pytest.param(3, 0, "no record of these subjects at that place", id="of another subject"),
+    ],
+)
 async def test_a_log_made_anew_and_grown_again_is_not_followed_on(
-    own: JetStreamBed, nats_server: EmbeddedServer, monkeypatch: pytest.MonkeyPatch
+    own: JetStreamBed,
+    nats_server: EmbeddedServer,
+    monkeypatch: pytest.MonkeyPatch,
+    others_after: int,
+    ours_after: int,
+    why: str,
 ) -> None:
     await append_all(own.log, own.calls, [b"1", b"2"])
     got = Collected()
@@ -214,11 +227,12 @@ async def test_a_log_made_anew_and_grown_again_is_not_followed_on(
     await nats_server.start()
     await own.connection.wait_connected(PATIENCE_S)
     await create_log(own.connection, own.subjects)
-    await append_all(own.log, own.calls, [b"a", b"b", b"c"])
+    await append_all(own.log, own.subjects.fence("orders", "other"), [b"x"] * others_after)
+    await append_all(own.log, own.calls, [b"a"] * ours_after)
     go_on.set()
     with pytest.raises(LogFailed) as failed:
         await following.reached(3, PATIENCE_S)
-    assert "another record at that place" in str(failed.value.__cause__)
+    assert why in str(failed.value.__cause__)
     assert got.payloads == [b"1", b"2"]
     await following.stop()
 

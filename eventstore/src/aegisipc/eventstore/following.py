@@ -36,6 +36,7 @@ BEHIND_PATIENCE_S: Final = 3.0
 _RETRY_S: Final = 0.1
 _LONGEST_RETRY_S: Final = 1.0
 _API_TIMEOUT_S: Final = 2.0
+_NOT_THERE: Final = "there is no record of these subjects at that place"
 
 
 class JetStreamFollowing:
@@ -66,6 +67,8 @@ class JetStreamFollowing:
         self._is_held = False
         self._held_reply = ""
         self._behind_since: float | None = None
+        self._is_position_there = False
+        """Whether the log holds the record of ``_position``, as of the last look."""
         self.restarts = 0
 
     # -- what is known ----------------------------------------------------------------------------------
@@ -295,6 +298,7 @@ class JetStreamFollowing:
             self._note_behind(last_seq)
             return
         self._behind_since = None
+        self._is_position_there = first_seq <= position
         if first_seq > max(self._position, self._scanned) + 1:
             self._fail(
                 LogFailed(
@@ -348,7 +352,9 @@ class JetStreamFollowing:
             self._replace_consumer()
             return
         self._consumer_seq = place.consumer_seq
-        if place.stream_seq > self._position:
+        if place.consumer_seq == 1 and self._is_position_there and place.stream_seq > self._position:
+            self._fail(self._another_log(_NOT_THERE))
+        elif place.stream_seq > self._position:
             if place.stream_seq >= self._start.seq or self._start.time_ns is not None:
                 self._hand_over(place, message)
         elif place.stream_seq == self._position and place.timestamp_ns != self._position_ns:
@@ -376,8 +382,12 @@ class JetStreamFollowing:
         if int(last) > self._consumer_seq:
             self._replace_consumer()
         elif int(last) == self._consumer_seq and not reply:  # idle: there is nothing more to send
-            scanned = headers.get("Nats-Last-Stream", "")
-            self._scanned = max(self._scanned, int(scanned) if scanned.isdigit() else 0)
+            told = headers.get("Nats-Last-Stream", "")
+            scanned = int(told) if told.isdigit() else 0
+            if self._consumer_seq == 0 and self._is_position_there and scanned >= self._position:
+                self._fail(self._another_log(_NOT_THERE))
+                return
+            self._scanned = max(self._scanned, scanned)
             self._note_progress()
 
     def _answer_flow_control(self, reply: str) -> None:
