@@ -55,8 +55,8 @@ class EmbeddedServer:
 
     ``port`` 0 takes a free one. ``fsync`` makes JetStream sync each write before it acknowledges it.
     Without ``user`` and ``password`` the server is open: a plain ``nats://host:port`` connects into the
-    account AEGIS; with them they are required. ``tuning`` is read at each start. ``binary`` is the program
-    to run (default: see ``find_server_binary``).
+    account AEGIS; with them they are required. ``binary`` is the program to run (default: see
+    ``find_server_binary``); it and ``tuning`` are read at each start.
 
     Methods are coroutines of whichever event loop calls them: nothing here is tied to one loop.
     """
@@ -83,7 +83,7 @@ class EmbeddedServer:
         self._monitor_port = 0
         self._jetstream = jetstream
         self._credentials = credentials
-        self._binary = binary
+        self.binary = binary
         self.tuning = tuning or ServerTuning()
         self._system_password = ""
         self._child: ChildProcess | None = None
@@ -139,7 +139,7 @@ class EmbeddedServer:
         if self.is_running:
             return
         deadline = time.monotonic() + timeout_s
-        binary = self._binary or find_server_binary()
+        binary = self.binary or find_server_binary()
         self._prepare_data_dir()
         await self._launch_on_free_ports(binary, deadline)
         if wait_healthy:
