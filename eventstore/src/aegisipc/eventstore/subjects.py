@@ -218,6 +218,15 @@ class Subjects:
                     f"cannot read {subject!r}: not a log subject of namespace {self.namespace!r}"
                 )
 
+    def writer(self, subject: str) -> str:
+        """Return who wrote a record of the log; "" if its subject is none of ours. A filter lets such ones
+        pass, too: a wildcard stands for any token, even for one that is no text.
+        """
+        try:
+            return self.parse(subject).who
+        except MalformedPayload:
+            return ""
+
     def parse_pulse(self, subject: str) -> PulsePlace:
         """Read a pulse subject of this namespace.
 

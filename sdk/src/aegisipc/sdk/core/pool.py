@@ -152,7 +152,11 @@ class PoolWorker:
 
     def on_record(self, record: Record, now_ns: int) -> None:
         """Fold a record of the pool's log: its instances, and what was claimed and concluded."""
-        place = self._subjects.parse(record.subject)
+        try:
+            place = self._subjects.parse(record.subject)
+        except MalformedPayload:  # within our filter, yet no subject of ours: somebody else's record
+            self.anomalies["misplaced"] += 1
+            return
         kind = place.kind
         if kind in CONCLUSIONS:
             self._folding.apply(record, place.who, now_ns)
@@ -173,7 +177,11 @@ class PoolWorker:
 
     def on_past(self, record: Record) -> None:
         """Take in a record from before the place where following begins, for what it says of keys."""
-        place = self._subjects.parse(record.subject)
+        try:
+            place = self._subjects.parse(record.subject)
+        except MalformedPayload:
+            self.anomalies["misplaced"] += 1
+            return
         if place.kind == KEYS:
             self._key_words.on_segment(record)
             return

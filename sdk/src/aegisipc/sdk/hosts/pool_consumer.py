@@ -289,6 +289,7 @@ class PoolConsumer:
         place = parse_ack_subject(message.reply)
         record = Record(place.stream_seq, message.subject, message.payload, place.timestamp_ns)
         try:
+            self._site.subjects.parse(record.subject)
             frame = decode_calls(record.payload)
         except MalformedPayload as error:
             _log.error("frame_unreadable", seq=record.seq, error=describe(error))
@@ -346,7 +347,8 @@ class PoolConsumer:
         try:
             start = await self._first_word(dead, seq) if dead else seq
             async for record in self._site.log.read(self._conclusions, start=From(start + 1)):
-                look_up.read(record, self._site.subjects.parse(record.subject).who)
+                if writer := self._site.subjects.writer(record.subject):  # no fold can read others
+                    look_up.read(record, writer)
             while self._worker.keys.position < look_up.read_to:  # noqa: ASYNC110 - a few milliseconds, rarely
                 await asyncio.sleep(_BEHIND_S)
         finally:

@@ -117,7 +117,10 @@ class Questions:
         async for record in self._site.log.read(self._conclusions, start=start):
             if record.seq >= self._follows_from.seq:
                 break
-            for mark, call_id, body in look_up.read(record, self._site.subjects.parse(record.subject).who):
+            writer = self._site.subjects.writer(record.subject)
+            if not writer:
+                continue  # no fold can read it
+            for mark, call_id, body in look_up.read(record, writer):
                 if mark in OUTCOMES:
                     self._worker.on_found(Outcome(call_id, mark, body), record.seq)
         known = look_up.result()

@@ -75,13 +75,15 @@ async def _newest(site: Site, identity: Identity) -> _Found | None:
     async for known in site.log.read([site.subjects.of_kind(service, group, HA)]):
         if known.seq > snapshot.covers:
             break
+        if not site.subjects.writer(known.subject):
+            continue  # no fold can read it
         found.routing.append(known)
         topology.apply(known)
         view = topology.group(service, group)
         if view is not None and (view.holder, view.epoch) != found.held[-1]:
             found.seqs.append(known.seq)
             found.held.append((view.holder, view.epoch))
-    writer = site.subjects.parse(record.subject).who
+    writer = site.subjects.writer(record.subject)
     if found.held[-1] != (writer, snapshot.epoch):
         _log.warning("snapshot_not_of_the_holder", seq=record.seq, writer=writer, epoch=snapshot.epoch)
         return None
@@ -118,7 +120,7 @@ async def _read_segments(site: Site, identity: Identity, keys: KeyIndex, found: 
             segment = decode_segment(record.payload)
         except MalformedPayload:
             continue  # no fold can read it
-        if (site.subjects.parse(record.subject).who, segment.epoch) == found.holder_at(record.seq):
+        if (site.subjects.writer(record.subject), segment.epoch) == found.holder_at(record.seq):
             keys.on_segment(record.seq, segment)
     keys.recent, keys.covered = loaded, max(covered, keys.covered)
 
@@ -139,7 +141,7 @@ def _remember(record: Record, held: tuple[str | None, int], site: Site, member: 
         frame = decode_pen(record.payload)
     except MalformedPayload:
         return
-    if outcomes is None or (site.subjects.parse(record.subject).who, frame.epoch) != held:
+    if outcomes is None or (site.subjects.writer(record.subject), frame.epoch) != held:
         return
     for (mark, call_id), body in zip(frame.entries, frame.bodies, strict=True):
         known = outcomes.get(call_id)
