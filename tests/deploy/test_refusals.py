@@ -8,12 +8,21 @@ import pytest
 
 from aegisipc.eventstore.errors import AegisError, PermissionDenied
 from aegisipc.eventstore.object_layout import bucket_of
+from aegisipc.eventstore.streams import LogOptions, open_log
+from aegisipc.router.application.router import Router, RouterOptions
+from aegisipc.sdk import Service
+from aegisipc.sdk.instance import Instance, InstanceOptions
+from aegisipc.sdk.wire import encode_ask
 from tests.deploy.cluster import SUBJECTS, Cluster
 from tests.support.waiting import eventually
 
 BUCKET = bucket_of(SUBJECTS)
 CONCLUDING = (SUBJECTS.pen, SUBJECTS.dead, SUBJECTS.keys, SUBJECTS.contract)
 """What an instance alone writes of its group."""
+
+
+async def echo(number: int) -> int:
+    return number
 
 
 @pytest.mark.slow
@@ -88,6 +97,37 @@ async def test_a_role_cannot_write_what_another_role_writes(
     async with await cluster.connect(user) as connection:
         with pytest.raises(PermissionDenied):
             await connection.request(subject, b"forged", timeout_s=5)
+
+
+@pytest.mark.slow
+async def test_a_role_cannot_have_another_write_for_it(cluster: Cluster) -> None:
+    orders = Service("orders")
+    orders.method(effect="pure", name="echo")(echo)
+    log = LogOptions(replicas=3, max_bytes=1 << 30)
+    router = RouterOptions(
+        cluster.url("router"), "trading", id="router-1", log=log, system_url=cluster.url("router-sys")
+    )
+    options = InstanceOptions(
+        url=cluster.url("orders-1"),
+        namespace="trading",
+        instance="orders-1",
+        group="g1",
+        resources=("acc_1",),
+    )
+    fence = SUBJECTS.fence("orders", "g1")
+    async with (
+        Router(router),
+        Instance(orders, options) as holder,
+        await cluster.connect("strategy-7") as client,
+    ):
+        await eventually(lambda: holder.joined().host.pulse()["active"], within_s=20)
+        reader = await open_log(client, SUBJECTS)
+        promoted = await reader.last(fence)
+        assert promoted is not None
+        for how in (SUBJECTS.api("status"), SUBJECTS.api("durability"), SUBJECTS.ask("orders", "g1")):
+            await client.publish(how, encode_ask([]), reply=fence)
+            await client.request(how, encode_ask([]), timeout_s=20)
+        assert await reader.last(fence) == promoted
 
 
 @pytest.mark.slow

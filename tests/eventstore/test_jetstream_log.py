@@ -31,6 +31,7 @@ from aegisipc.eventstore.jetstream_api import (
     CheckInFlight,
     api_error,
     format_time,
+    is_delivered_by,
     parse_ack_subject,
     parse_time,
     read_json,
@@ -383,6 +384,22 @@ def test_places_are_read_from_both_forms_of_acknowledgement_subjects() -> None:
     for text in ("$JS.ACK.S.C.1.2.3.4.x", "$JS.ACK.S", "", "$JS.ACK.a.b.c.d.1.2.3.4"):
         with pytest.raises(MalformedPayload):
             parse_ack_subject(text)
+
+
+def test_who_delivered_is_read_from_both_forms_of_acknowledgement_subjects() -> None:
+    ours = "$JS.ACK.S.C.1.22.3.1700000000000000004.5", "$JS.ACK._.hash.S.C.1.22.3.1700000000000000004.5.token"
+    assert [is_delivered_by(reply, "S", "C") for reply in ours] == [True, True]
+    for stream, consumer in (("S", "D"), ("T", "C"), ("S", ""), ("C", "S"), ("_", "hash")):
+        assert not is_delivered_by(ours[1], stream, consumer)
+    for reply in (
+        "",
+        "$JS.ACK.S.CC.1.2.3.4.5",
+        "$JS.ACK.S.C",
+        "$JS.FC.S.C.x",
+        "a.$JS.ACK.S.C.1.2.3.4.5",
+        "..",
+    ):
+        assert not is_delivered_by(reply, "S", "C")
 
 
 @given(st.integers(0, 4_000_000_000 * 10**9))

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from aegisipc.eventstore.errors import InvalidName, MalformedPayload
 from aegisipc.eventstore.memory import matches
-from aegisipc.eventstore.subjects import Place, PulsePlace, subjects_of
+from aegisipc.eventstore.subjects import Place, PulsePlace, may_answer, subjects_of
 from tests.eventstore.test_names import names
 
 S = subjects_of("trading")
@@ -139,3 +139,58 @@ def test_no_two_namespaces_share_a_stream(one: str, other: str) -> None:
 )
 def test_filters_match_as_the_server_does(pattern: str, subject: str, expected: bool) -> None:
     assert matches(pattern, subject) is expected
+
+
+@pytest.mark.parametrize(
+    ("reply", "expected"),
+    [
+        ("_INBOX.abc.1", True),
+        ("_INBOX_alice.abc.1", True),
+        ("tenants.a.inbox.1", True),
+        ("_R_.abc.1", True),  # as an asker in another account is known
+        ("_GR_.cluster.hash._INBOX.abc", True),
+        ("inbox", True),
+        ("aegis2.prod.log", True),
+        ("Aegis.prod.log", True),  # subjects are case-sensitive
+        ("x.aegis.prod.log", True),
+        ("", False),
+        ("aegis", False),
+        ("aegis.", False),
+        ("aegis.prod.log.orders.g1.ha._group", False),
+        ("aegis.another.log.orders.g1.pen.i", False),
+        ("aegis.prod.reply.c", False),
+        ("aegis._INBOX.abc", False),
+        ("$JS.API.STREAM.INFO.AEGIS_prod", False),
+        ("$JS.ACK.AEGIS_prod.c.1.2.3.4.5", False),
+        ("$O.AEGIS_prod_OBJECTS.C.x", False),
+        ("$SYS.REQ.SERVER.PING", False),
+        ("$", False),
+        (".aegis.prod.log", False),
+    ],
+)
+def test_answers_go_to_inboxes_only(reply: str, expected: bool) -> None:
+    assert may_answer(reply) is expected
+
+
+@given(names.filter(lambda n: not n.endswith("_PULSE")), names, names, names)
+def test_no_subject_of_the_system_is_an_inbox(namespace: str, service: str, group: str, who: str) -> None:
+    at = subjects_of(namespace)
+    of_writers = (
+        at.call,
+        at.pen,
+        at.dead,
+        at.keys,
+        at.cancel,
+        at.evidence,
+        at.contract,
+        at.state,
+        at.instance,
+    )
+    of_groups = (at.fence, at.watch, at.flow, at.ask, at.tell, at.find_key, at.peers)
+    subjects = [
+        *(make(service, group, who) for make in (*of_writers, at.probe)),
+        *(make(service, group) for make in of_groups),
+        *(at.term, at.snapshot_index, at.snapshot_part),
+        *(at.reply(who), at.api(who), at.pulse("instance", who)),
+    ]
+    assert not any(may_answer(subject) for subject in subjects)

@@ -19,7 +19,14 @@ from typing import Any, Final
 import structlog
 
 from aegisipc.eventstore.errors import AckUnknown, AegisError, LogFailed, NoResponders, NotConnected
-from aegisipc.eventstore.jetstream_api import AckPlace, api_error, format_time, parse_ack_subject, read_json
+from aegisipc.eventstore.jetstream_api import (
+    AckPlace,
+    api_error,
+    format_time,
+    is_delivered_by,
+    parse_ack_subject,
+    read_json,
+)
 from aegisipc.eventstore.jetstream_last import last_record
 from aegisipc.eventstore.log import Deliver, Record, Start
 from aegisipc.eventstore.memory import matches
@@ -36,6 +43,7 @@ BEHIND_PATIENCE_S: Final = 3.0
 _RETRY_S: Final = 0.1
 _LONGEST_RETRY_S: Final = 1.0
 _API_TIMEOUT_S: Final = 2.0
+_FLOW_CONTROL: Final = "$JS.FC."
 _NOT_THERE: Final = "there is no record of these subjects at that place"
 
 
@@ -343,8 +351,11 @@ class JetStreamFollowing:
     def _on_message(self, attempt: int, message: Message) -> None:
         if attempt != self._attempt or self._failure is not None:
             return
+        is_record = is_delivered_by(message.reply, self._stream, self._consumer)
+        if not is_record and message.reply and not message.reply.startswith(_FLOW_CONTROL):
+            return  # another consumer delivered it, which somebody has pointed here
         self._heard_at = asyncio.get_running_loop().time()
-        if not message.reply.startswith("$JS.ACK."):
+        if not is_record:
             self._on_status(message)
             return
         place = parse_ack_subject(message.reply)
@@ -374,7 +385,7 @@ class JetStreamFollowing:
     def _on_status(self, message: Message) -> None:
         headers = message.headers
         reply = message.reply or headers.get("Nats-Consumer-Stalled", "")
-        if reply:
+        if reply.startswith(_FLOW_CONTROL):  # nothing is sent to other subjects, whoever names them
             self._answer_flow_control(reply)
         last = headers.get("Nats-Last-Consumer", "")
         if not last.isdigit():

@@ -76,6 +76,15 @@ def parse_ack_subject(reply: str) -> AckPlace:
     return AckPlace(stream_seq, consumer_seq, timestamp_ns, pending, delivered)
 
 
+def is_delivered_by(reply: str, stream: str, consumer: str) -> bool:
+    """Whether `reply` is the acknowledgement subject of a message that this consumer delivered: anybody's
+    consumer may deliver to the same subject.
+    """
+    tokens = reply.split(".")
+    by = tokens[2:4] if len(tokens) == 9 else tokens[4:6]
+    return by == [stream, consumer] and tokens[:2] == ["$JS", "ACK"] and len(tokens) >= 9
+
+
 def parse_time(text: str) -> int:
     """Return Unix nanoseconds of an RFC 3339 time with up to nine decimals, as the server writes it.
 

@@ -43,6 +43,9 @@ CONCLUSIONS: Final = frozenset({PEN, DEAD})
 """Kinds of the frames that the holder of a pen writes: dead letters stand apart, so that they can be listed.
 """
 
+_ROOT: Final = "aegis"
+"""The first part of all subjects of this system."""
+
 _PULSE_SUFFIX: Final = "_PULSE"
 
 
@@ -240,6 +243,18 @@ class Subjects:
                 raise MalformedPayload(
                     f"cannot read {subject!r}: not a pulse of namespace {self.namespace!r}"
                 )
+
+
+def may_answer(reply: str) -> bool:
+    """Whether the answer to a request may go to `reply`, which whoever asks has chosen: to any inbox, but not
+    into the subjects of this system, of any namespace, nor to those of the server (``$…``).
+
+    Whoever answers has rights that the asker may lack: an answer must not go where only they may write. And
+    what a consumer delivers has a reply subject of the server's, so that no record of a log is taken for a
+    request, wherever somebody has it delivered.
+    """
+    first, _, _ = reply.partition(".")
+    return bool(first) and first != _ROOT and not first.startswith("$")
 
 
 def subjects_of(namespace: str) -> Subjects:

@@ -221,6 +221,8 @@ class Dispatcher:
         """Hear how long calls wait there."""
 
         def hear(message: Message) -> None:
+            if message.reply:  # a record that somebody has delivered here
+                return
             with suppress(MalformedPayload):
                 self._caller.on_hint(lane, decode_hint(message.payload), time.monotonic_ns())
 
@@ -266,7 +268,8 @@ class Dispatcher:
             self._tune(lane)
 
     def _on_reply(self, message: Message) -> None:
-        self._conclude(message)
+        if not message.reply:  # no record that somebody has delivered here
+            self._conclude(message)
 
     def _conclude(self, message: Message) -> int:
         try:

@@ -15,6 +15,7 @@ from aegisipc.eventstore.nats.events import Connected
 from aegisipc.eventstore.nats.events import Event as ConnectionEvent
 from aegisipc.eventstore.nats.message import Message
 from aegisipc.eventstore.nats.subscription import Subscription
+from aegisipc.eventstore.subjects import may_answer
 from aegisipc.sdk.core.health import HealthRecord
 from aegisipc.sdk.core.pen import Identity
 from aegisipc.sdk.hosts.base import Host, SharesState, Site
@@ -89,7 +90,7 @@ class Vitals:
             self.pulse()
 
     def _on_probe(self, message: Message) -> None:
-        if message.reply:
+        if may_answer(message.reply):
             with suppress(AegisError):
                 self._connection.publish_nowait(message.reply, json.dumps(self.answer()).encode())
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from aegisipc.eventstore.errors import AckUnknown, AegisError, NoResponders, PermissionDenied
 
-from .message import Message
+from .message import DELIVERY, Message
 
 
 @dataclass(slots=True, eq=False)
@@ -55,7 +55,11 @@ class InFlight:
         self._take(reply)
 
     def resolve(self, message: Message) -> None:
-        """An answer came; one that nobody waits for any more is ignored."""
+        """An answer came; one that nobody waits for any more is ignored, and so is what somebody's consumer
+        delivers to this inbox: that is no answer.
+        """
+        if message.reply.startswith(DELIVERY):
+            return
         nobody_serves = (
             message.is_no_responders
         )  # before the request is taken: a fault here must not orphan it

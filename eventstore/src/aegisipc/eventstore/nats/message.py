@@ -10,6 +10,9 @@ from aegisipc.eventstore.errors import InvalidName
 
 STATUS_HEADER: Final = "Status"
 
+DELIVERY: Final = "$JS.ACK."
+"""The reply subject of what a consumer delivers begins with this; anybody's may deliver to any subject."""
+
 _VERSION: Final = b"NATS/1.0"
 _NO_RESPONDERS: Final = b"NATS/1.0 503"
 _HEADER_LINE: Final = b"NATS/1.0\r\n"

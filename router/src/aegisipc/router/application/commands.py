@@ -20,7 +20,7 @@ from aegisipc.eventstore.log import Following, Log
 from aegisipc.eventstore.nats.connection import Connection
 from aegisipc.eventstore.nats.message import Message
 from aegisipc.eventstore.nats.subscription import Subscription
-from aegisipc.eventstore.subjects import Subjects
+from aegisipc.eventstore.subjects import Subjects, may_answer
 from aegisipc.router.domain.commands import Desk, Plan
 from aegisipc.router.domain.decide import Decision, leads
 from aegisipc.router.domain.refusals import CannotDecide, CommandRefused
@@ -89,14 +89,14 @@ class Commands:
         cls = COMMANDS[verb]
 
         def take(message: Message) -> None:
-            if message.reply and self._leads():
+            if may_answer(message.reply) and self._leads():
                 self._work(message, verb, self._command(cls, message.payload))
 
         return take
 
     def on_doubts(self, message: Message) -> None:
         """Answer which calls are in doubt."""
-        if not message.reply:
+        if not may_answer(message.reply):
             return
         try:
             self._host.answer(message.reply, self._doubts(read_request(ListDoubts, message.payload)))

@@ -15,7 +15,7 @@ from aegisipc.eventstore.errors import AegisError
 from aegisipc.eventstore.nats.connection import Connection
 from aegisipc.eventstore.nats.message import Message
 from aegisipc.eventstore.nats.subscription import Subscription
-from aegisipc.eventstore.subjects import Subjects
+from aegisipc.eventstore.subjects import Subjects, may_answer
 from aegisipc.eventstore.system import SystemState
 from aegisipc.eventstore.system_snapshots import FOLD_VERSION, digest_of_dump, dump_state, pack_dump
 from aegisipc.router.domain.decide import RouterIdentity
@@ -64,7 +64,7 @@ class DigestDesk:
             await asyncio.gather(task, return_exceptions=True)
 
     def _on_question(self, message: Message) -> None:
-        if not message.reply or len(self._waiting) >= MAX_WAITING:
+        if not may_answer(message.reply) or len(self._waiting) >= MAX_WAITING:
             return
         self._waiting.append(message.reply)
         if self._task is None or self._task.done():

@@ -40,7 +40,7 @@ from aegisipc.eventstore.nats.options import ConnectOptions
 from aegisipc.eventstore.nats.subscription import Subscription
 from aegisipc.eventstore.pulses import PulseBoard
 from aegisipc.eventstore.streams import LogOptions, create_log
-from aegisipc.eventstore.subjects import subjects_of
+from aegisipc.eventstore.subjects import may_answer, subjects_of
 from aegisipc.eventstore.system import SystemState
 from aegisipc.router.application.commands import Commands, Host
 from aegisipc.router.application.digesting import DigestDesk
@@ -366,7 +366,7 @@ class Router:
             await asyncio.sleep(min(_LONGEST_PULSE_S, suspicion_s / _PULSES_PER_SUSPICION))
 
     def _on_status(self, message: Message) -> None:
-        if message.reply and self._connection is not None:
+        if may_answer(message.reply) and self._connection is not None:
             with suppress(AegisError):
                 self._connection.publish_nowait(message.reply, json.dumps(self.status()).encode())
 

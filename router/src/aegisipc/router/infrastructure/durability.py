@@ -25,7 +25,7 @@ from aegisipc.eventstore.nats.events import Event as ConnectionEvent
 from aegisipc.eventstore.nats.message import Message
 from aegisipc.eventstore.nats.options import ConnectOptions
 from aegisipc.eventstore.nats.subscription import Subscription
-from aegisipc.eventstore.subjects import Subjects
+from aegisipc.eventstore.subjects import Subjects, may_answer
 
 VERB: Final = "durability"
 ALWAYS, INTERVAL, UNKNOWN = "always", "interval", "unknown"
@@ -152,7 +152,7 @@ class DurabilityDesk:
             await system.close()
 
     def _on_question(self, message: Message) -> None:
-        if not message.reply:
+        if not may_answer(message.reply):
             return
         task = asyncio.get_running_loop().create_task(self._answer(message.reply), name="router durability")
         self._tasks.add(task)

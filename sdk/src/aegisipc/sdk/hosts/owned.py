@@ -18,6 +18,7 @@ from aegisipc.eventstore.log import Following, Record
 from aegisipc.eventstore.log import Start as From
 from aegisipc.eventstore.nats.message import Message
 from aegisipc.eventstore.nats.subscription import Subscription
+from aegisipc.eventstore.subjects import may_answer
 from aegisipc.eventstore.topology import GroupView, InstanceView
 from aegisipc.sdk.core.key_lookups import Lookup
 from aegisipc.sdk.core.member import GroupMember
@@ -266,7 +267,7 @@ class OwnedHost:
         self._pump()
 
     def _on_ask(self, message: Message) -> None:
-        if not message.reply or not self.member.is_active:
+        if not may_answer(message.reply) or not self.member.is_active:
             return
         with suppress(MalformedPayload, AegisError):
             found = self.member.answer(decode_ask(message.payload))

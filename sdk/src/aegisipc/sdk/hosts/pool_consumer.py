@@ -29,7 +29,7 @@ import structlog
 from aegisipc.eventstore.errors import AegisError, MalformedPayload, PermissionDenied
 from aegisipc.eventstore.frames import CallFrame, decode_calls, decode_pen
 from aegisipc.eventstore.ids import CallId
-from aegisipc.eventstore.jetstream_api import AckPlace, api_error, parse_ack_subject
+from aegisipc.eventstore.jetstream_api import AckPlace, api_error, is_delivered_by, parse_ack_subject
 from aegisipc.eventstore.log import Record
 from aegisipc.eventstore.log import Start as From
 from aegisipc.eventstore.nats.events import Connected
@@ -164,7 +164,9 @@ class PoolConsumer:
             self.tell(token, NAK)
 
     def _on_returned(self, message: Message) -> None:
-        """A worker gave frames back."""
+        """A worker gave frames back. Its word has no reply subject; a record that is delivered here has."""
+        if message.reply:
+            return
         with suppress(ValueError, TypeError, KeyError):
             for seq in json.loads(message.payload)[:_MAX_RETURNED]:
                 self._returned[seq] = self._returned.pop(seq, 0) + 1
@@ -277,15 +279,11 @@ class PoolConsumer:
     # -- what is handed out -----------------------------------------------------------------------------
 
     def _on_pulled(self, message: Message) -> None:
-        self._pulls = max(0, self._pulls - 1)
-        if not message.reply.startswith("$JS.ACK."):
-            status = message.headers.get("Status", "")
-            if status in ("409", "503"):
-                if self._is_sure:
-                    self._make_sure()
-            elif status == "408":  # 404 says that there is nothing more to check: the next tick asks on
-                self.pull()
+        if not is_delivered_by(message.reply, self._stream, self._durable):
+            if not message.reply:  # else another consumer delivered it, which somebody has pointed here
+                self._on_status(message)
             return
+        self._pulls = max(0, self._pulls - 1)
         place = parse_ack_subject(message.reply)
         record = Record(place.stream_seq, message.subject, message.payload, place.timestamp_ns)
         try:
@@ -303,6 +301,15 @@ class PoolConsumer:
         if not self._in_check:
             self._spawn(self._check_doubtful())
         self.pull()
+
+    def _on_status(self, message: Message) -> None:
+        self._pulls = max(0, self._pulls - 1)
+        status = message.headers.get("Status", "")
+        if status in ("409", "503"):
+            if self._is_sure:
+                self._make_sure()
+        elif status == "408":  # 404 says that there is nothing more to check: the next tick asks on
+            self.pull()
 
     def is_doubtful(self, place: AckPlace) -> bool:
         """Whether a frame at that place may have been in work before."""

@@ -24,6 +24,7 @@ from aegisipc.eventstore.lifecycles import CallState
 from aegisipc.eventstore.nats.message import Message
 from aegisipc.eventstore.open_calls import OpenCall
 from aegisipc.eventstore.seeking import find_call, read_history
+from aegisipc.eventstore.subjects import may_answer
 from aegisipc.sdk.core.pool import PoolWorker, Resolved
 from aegisipc.sdk.errors import InvalidResult
 from aegisipc.sdk.hosts.base import HostParts
@@ -81,7 +82,7 @@ class PoolOperators:
 
     def on_tell(self, message: Message) -> None:
         """Take a command, if it is this worker's to answer."""
-        if not message.reply or not self._worker.is_eldest:
+        if not may_answer(message.reply) or not self._worker.is_eldest:
             return
         try:
             command = decode_tell(message.payload)

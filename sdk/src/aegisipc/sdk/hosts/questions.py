@@ -16,6 +16,7 @@ from aegisipc.eventstore.log import Start as From
 from aegisipc.eventstore.memories import Outcome
 from aegisipc.eventstore.nats.message import Message
 from aegisipc.eventstore.seeking import SEEK_MARGIN_S
+from aegisipc.eventstore.subjects import may_answer
 from aegisipc.sdk.core.pool import PoolWorker
 from aegisipc.sdk.core.pool_facts import LookUp
 from aegisipc.sdk.hosts.base import Site
@@ -53,7 +54,7 @@ class Questions:
 
     def on_ask(self, message: Message) -> None:
         """Every worker is asked: whoever remembers an outcome answers. The eldest looks up the others."""
-        if not message.reply:
+        if not may_answer(message.reply):
             return
         with suppress(MalformedPayload):
             call_ids = decode_ask(message.payload)

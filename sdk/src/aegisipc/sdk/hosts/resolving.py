@@ -18,6 +18,7 @@ from aegisipc.eventstore.frames import Mark
 from aegisipc.eventstore.ids import CallId, format_call_id
 from aegisipc.eventstore.keys import key_hash
 from aegisipc.eventstore.nats.message import Message
+from aegisipc.eventstore.subjects import may_answer
 from aegisipc.sdk.core.member import GroupMember
 from aegisipc.sdk.core.pen import Written
 from aegisipc.sdk.hosts.key_reading import KeyReader
@@ -165,7 +166,7 @@ class Commands:
 
     def on_tell(self, message: Message) -> None:
         """Take a command. A member that does not hold the pen keeps silent: it is the holder's to answer."""
-        if not message.reply or not self._member.is_active:
+        if not may_answer(message.reply) or not self._member.is_active:
             return
         try:
             command = decode_tell(message.payload)
