@@ -55,7 +55,7 @@ async def test_what_a_consumer_delivers_is_no_answer_to_a_request(live: JetStrea
     await live.connection.subscribe("slow.question", asked.append)
     (seq,) = await append_all(live.log, live.calls, [b"forged"])
     waiting = asyncio.ensure_future(live.connection.request("slow.question", b"", timeout_s=PATIENCE_S))
-    await until(lambda: asked)
+    await until(lambda: bool(asked))
     delivered: list[Message] = []
     inbox = asked[0].reply
     await live.connection.subscribe(inbox, delivered.append)
