@@ -307,6 +307,13 @@ async def test_a_full_log_refuses_callers_at_once_and_waits_for_the_pen() -> Non
     assert pen.abandoned == []
 
 
+async def test_what_may_be_stored_is_asked_for_again_also_when_the_log_is_full() -> None:
+    caller, log = Source(give_up_after_s=60), ScriptedLog(AckUnknown("?"), LogFull("?"))
+    await commit(log, caller, b"call")
+    assert log.stored == [b"call"]
+    assert caller.abandoned == []
+
+
 # -- refusals ---------------------------------------------------------------------------------------------
 
 

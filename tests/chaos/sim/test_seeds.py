@@ -11,7 +11,7 @@ import pytest
 
 from aegisipc.chaos.sim.workers import run_many
 
-SEEDS = int(os.environ.get("AEGIS_CHAOS_SEEDS") or 150)
+SEEDS = int(os.environ.get("AEGIS_CHAOS_SEEDS") or 40)
 FIRST_SEED = int(os.environ.get("AEGIS_CHAOS_FIRST_SEED") or 0)
 
 

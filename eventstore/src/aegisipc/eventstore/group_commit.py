@@ -179,7 +179,9 @@ class GroupCommit:
             except _PASSING as error:
                 maybe_stored = maybe_stored or isinstance(error, _UNCLEAR)
                 pause_s = longest_s * (0.5 + 0.5 * self._chance())
-                hopeless = isinstance(error, LogFull) and frame.give_up_at != math.inf
+                # What may be stored already is asked for again as long as there is time: that tells.
+                is_refused = isinstance(error, LogFull) and not maybe_stored
+                hopeless = is_refused and frame.give_up_at != math.inf
                 if hopeless or self._loop.time() + pause_s >= frame.give_up_at:
                     self._source.gave_up(frame, error, maybe_stored=maybe_stored)
                     return

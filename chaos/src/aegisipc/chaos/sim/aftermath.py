@@ -52,6 +52,7 @@ class Aftermath:
             is_settled = await self._settle()
         after_s = self._loop.now_s - self._healed_at_s
         recorder.probe("system", "system", serves=is_settled, after_s=after_s)
+        world.bring_back()
         await world.until(world.is_up, UP_WITHIN_S)
         context = copy_context()
         context.run(ACTOR.set, Actor("reader", "client"))
@@ -73,7 +74,8 @@ class Aftermath:
         while self._loop.now_s < self._healed_at_s + SETTLE_WITHIN_S:
             state = world.folded()
             is_open = any(calls.open for calls in state.calls.values())
-            if not is_open and all(client.is_done for client in world.clients):
+            is_quiet = not world.server.jetstream.has_waiting and not is_open
+            if is_quiet and all(client.is_done for client in world.clients):
                 return True
             if self._loop.now_s >= next_look_s:
                 await self._end_doubts(state)

@@ -15,8 +15,14 @@ from typing import Any, Final
 from aegisipc.chaos.sim.loop import ACTOR, EPOCH_NS, SimLoop
 from aegisipc.chaos.sim.wire import ModelWire
 from aegisipc.eventstore.nats import dialing
+from aegisipc.sdk import dispatch
+from aegisipc.sdk.hosts import owned, pool
 
 _NS: Final = 1_000_000_000
+_TICK_S: Final = 0.08
+"""How often clients and instances look at the clock. They do it three to four times as often in life, and
+most of what an idle system does is that.
+"""
 
 
 @contextmanager
@@ -52,6 +58,7 @@ def virtual(loop: SimLoop, seed: int) -> Iterator[None]:
         (os, "getpid", lambda: 1000 + sum(ACTOR.get().name.encode())),
         (socket, "gethostname", lambda: "simulated"),
         (dialing, "Wire", ModelWire),
+        *((module, "_TICK_S", _TICK_S) for module in (dispatch, owned, pool)),
     ]
     before = [getattr(module, name) for module, name, _ in replaced]
     state = random.getstate()

@@ -36,6 +36,13 @@ def _kill(world: World, fault: FaultPlan) -> Heal | None:
     return lambda: world.start(fault.victim)
 
 
+def _gone(world: World, fault: FaultPlan) -> Heal | None:
+    if not world.kill(fault.victim):
+        return None
+    world.gone.add(fault.victim)
+    return _nothing
+
+
 def _crash(world: World, fault: FaultPlan) -> Heal:
     world.crash_after(fault.victim, int(fault.amount))
 
@@ -234,12 +241,16 @@ def _hostile(world: World, fault: FaultPlan) -> Heal:
                 if source:
                     source[chance.randrange(len(source))] = chance.randrange(256)
             payload = bytes(source[: chance.randint(0, len(source))])
-        server.publish(chance.choice(places), chance.choice(("", "_INBOX.stranger.1")), b"", payload)
+        place = chance.choice(places)
+        if ".call." in place:  # a whole frame would be a call that somebody is allowed to make
+            payload = payload[:-1]
+        server.publish(place, chance.choice(("", "_INBOX.stranger.1")), b"", payload)
     return _nothing
 
 
 _STRIKES: Final[dict[Break, Callable[[World, FaultPlan], Heal | None]]] = {
     Break.KILL: _kill,
+    Break.GONE: _gone,
     Break.CRASH: _crash,
     Break.STOP: _stop,
     Break.FREEZE: _freeze,

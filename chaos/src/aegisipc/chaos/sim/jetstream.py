@@ -64,6 +64,11 @@ class JetStream:
         self._by_subject: dict[str, ModelStream | None] = {}
         self._by_inbox: dict[str, list[PushConsumer]] = {}
 
+    @property
+    def has_waiting(self) -> bool:
+        """Whether a write is still on its way to the disk."""
+        return any(stream.waiting for stream in self.streams.values())
+
     def now_ns(self) -> int:
         """The server's clock, Unix nanoseconds."""
         return EPOCH_NS + int(self.loop.now_s * 1e9)
@@ -91,17 +96,18 @@ class JetStream:
                 self._acknowledge(stream, reply, known, is_duplicate=True)
                 return True
         stream.waiting.append(write)
-        stream.free_at_s = max(stream.free_at_s, self.loop.now_s) + self._write_delay_s()
+        is_free = stream.free_at_s <= self.loop.now_s
+        stream.free_at_s = max(stream.free_at_s, self.loop.now_s) + self._write_delay_s(may_stall=is_free)
         self.server.later(stream.free_at_s - self.loop.now_s, self._written, stream, write)
         return True
 
-    def _write_delay_s(self) -> float:
+    def _write_delay_s(self, *, may_stall: bool) -> float:
         random = self.server.random.random
         delay_s = self.write_s
         if self.syncs:
             chance = random()
             delay_s += self.slow_write_s * chance * chance
-        if self.stalls and random() < self.stalls:
+        if may_stall and self.stalls and random() < self.stalls:
             delay_s += self.stall_s
         return delay_s
 

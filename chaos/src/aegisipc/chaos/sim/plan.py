@@ -21,6 +21,8 @@ class Break(StrEnum):
 
     KILL = "kill"
     """SIGKILL; started again later."""
+    GONE = "gone"
+    """SIGKILL, and not started again before everything else has ended: the others have to do without it."""
     CRASH = "crash"
     """Killed after so many more of its steps: between any two awaits."""
     STOP = "stop"
@@ -61,6 +63,7 @@ class Break(StrEnum):
 
 OF_ACTORS: Final = (
     Break.KILL,
+    Break.GONE,
     Break.CRASH,
     Break.STOP,
     Break.FREEZE,
@@ -173,40 +176,66 @@ class Plan:
         return asdict(self)
 
 
+@dataclass(frozen=True, slots=True)
+class _Size:
+    """How much there is of everything: ranges, and choices. Most plans are small, since those are quick."""
+
+    groups: tuple[tuple[int, ...], ...]
+    workers: tuple[int, ...]
+    others: tuple[int, ...]
+    """How many routers, and how many clients."""
+    until_s: tuple[float, float]
+    calls: tuple[int, int]
+    faults: tuple[int, ...]
+
+
+_SMALL: Final = _Size(((1,), (2,), (2,), (2,), ()), (0, 0, 0, 1), (1,), (0.6, 1.8), (3, 8), (1, 1, 2, 3))
+_LARGE: Final = _Size(
+    ((1,), (2,), (2,), (3,), (1, 2), (2, 2), ()),
+    (0, 0, 1, 2),
+    (1, 1, 2),
+    (2.0, 5.0),
+    (6, 24),
+    (1, 2, 3, 4, 6, 9),
+)
+_SMALL_RATE: Final = 0.75
+
+
 def expand(seed: int) -> Plan:
     """Return the plan of a seed."""
     chance = Random(f"plan {seed}")  # noqa: S311 - reproducible on purpose
+    size = _SMALL if chance.random() < _SMALL_RATE else _LARGE
     groups = tuple(
-        GroupPlan(f"g{n + 1}", tuple(f"a{n + 1}{letter}" for letter in "xyz"[: chance.randint(1, 3)]), size)
-        for n, size in enumerate(chance.choice(_SIZES))
+        GroupPlan(
+            f"g{n + 1}", tuple(f"a{n + 1}{letter}" for letter in "xyz"[: chance.randint(1, 3)]), instances
+        )
+        for n, instances in enumerate(chance.choice(size.groups))
     )
-    workers = chance.choice((0, 0, 1, 2)) if groups else chance.choice((1, 2, 3))
     plan = Plan(
         seed=seed,
-        routers=chance.choice((1, 1, 2)),
+        routers=chance.choice(size.others),
         groups=groups,
-        workers=workers,
-        clients=chance.choice((1, 1, 2)),
+        workers=chance.choice(size.workers) if groups else chance.choice((1, 2, 2, 3)),
+        clients=chance.choice(size.others),
         replicas=chance.choice((1, 1, 3)),
         syncs=True,
         pulse_ms=chance.choice((250, 500)),
         suspect_after_ms=chance.choice((1000, 1500)),
-        snapshot_entries=chance.choice((0, 0, 20)),
+        snapshot_entries=chance.choice((0, 0, 10, 20)),
         has_system=chance.random() < 0.5,
-        until_s=chance.uniform(2.0, 5.0),
+        until_s=chance.uniform(*size.until_s),
         calls=(),
     )
-    calls = _calls(plan, chance)
-    plan = replace(plan, calls=calls)
-    return replace(plan, faults=_faults(plan, chance), orders=_orders(plan, chance))
+    plan = replace(plan, calls=_calls(plan, size, chance))
+    faults = (
+        _zombie(plan, chance) if groups and chance.random() < _ZOMBIE_RATE else _faults(plan, size, chance)
+    )
+    return replace(plan, faults=faults, orders=_orders(plan, chance))
 
 
-_SIZES: Final[tuple[tuple[int, ...], ...]] = ((1,), (2,), (2,), (2,), (3,), (1, 2), (2, 2), ())
-
-
-def _calls(plan: Plan, chance: Random) -> tuple[CallPlan, ...]:
+def _calls(plan: Plan, size: _Size, chance: Random) -> tuple[CallPlan, ...]:
     made: list[CallPlan] = []
-    count = chance.randint(6, 24)
+    count = chance.randint(*size.calls)
     methods = chance.sample(sorted(EFFECTS), chance.randint(1, len(EFFECTS)))
     key_rate, cancel_rate, short_rate, fail_rate = (chance.choice((0.0, 0.0, 0.15, 0.4)) for _ in range(4))
     burst = chance.random() < 0.3
@@ -258,12 +287,17 @@ def _keyed(call: CallPlan, before: Sequence[CallPlan], chance: Random) -> CallPl
     return replace(repeated, argument=call.number) if chance.random() < 0.2 else repeated
 
 
-def _faults(plan: Plan, chance: Random) -> tuple[FaultPlan, ...]:
+_ZOMBIE_RATE: Final = 0.08
+
+
+def _faults(plan: Plan, size: _Size, chance: Random) -> tuple[FaultPlan, ...]:
     kinds = chance.sample(list(Break), chance.randint(1, 6))
     made = []
-    for _ in range(chance.choice((1, 2, 3, 4, 6, 9))):
+    for _ in range(chance.choice(size.faults)):
         kind = chance.choice(kinds)
         victim = chance.choice(plan.actors) if kind in OF_ACTORS else "server"
+        if kind is Break.GONE and victim not in _spare(plan):
+            continue
         made.append(
             FaultPlan(
                 at_s=chance.uniform(0.0, plan.until_s),
@@ -273,6 +307,29 @@ def _faults(plan: Plan, chance: Random) -> tuple[FaultPlan, ...]:
                 amount=_AMOUNTS.get(kind, _no_amount)(chance),
             )
         )
+    return tuple(sorted(made, key=lambda fault: fault.at_s))
+
+
+def _spare(plan: Plan) -> list[str]:
+    """Who may be gone for good: the first of several, so that one is left."""
+    spare = [f"{group.name}-1" for group in plan.groups if group.instances > 1]
+    if plan.workers > 1:
+        spare.append("w-1")
+    if plan.routers > 1:
+        spare.append("r-1")
+    return spare
+
+
+def _zombie(plan: Plan, chance: Random) -> tuple[FaultPlan, ...]:
+    """Cut holders off for about as long as it takes to replace them: they come back with frames under way."""
+    suspicion_s = plan.suspect_after_ms / 1000
+    made = []
+    for _ in range(chance.randint(1, 3)):
+        kind = chance.choice((Break.ONE_WAY_UP, Break.PARTITION, Break.FREEZE))
+        group = chance.choice(plan.groups)
+        victim = f"{group.name}-{chance.randint(1, min(2, group.instances))}"
+        for_s = suspicion_s + chance.uniform(0.0, 0.5)
+        made.append(FaultPlan(chance.uniform(0.0, plan.until_s), kind, victim, for_s))
     return tuple(sorted(made, key=lambda fault: fault.at_s))
 
 

@@ -45,6 +45,8 @@ class World:
         self.actors: dict[str, Actor] = {}
         self.processes: dict[str, Process] = {}
         self.operator = OperatorProcess(self.subjects)
+        self.gone: set[str] = set()
+        """Who is not started again until calls have ended without them."""
         self.up_at_s = 0.0
         self._state = SystemState(self.subjects)
         self._lives: dict[str, int] = {}
@@ -108,12 +110,19 @@ class World:
         if self.plan.workers:
             self.operator.resume(DESK, POOL_GROUP)
 
+    def bring_back(self) -> None:
+        """Start those who were gone."""
+        back, self.gone = sorted(self.gone), set()
+        for name in back:
+            self.start(name)
+
     def is_up(self) -> bool:
         """Whether all routers and instances do what they are there for."""
-        for process in self.processes.values():
-            if isinstance(process, InstanceProcess | RouterProcess) and not process.serves:
-                return False
-        return True
+        return all(
+            process.serves
+            for name, process in self.processes.items()
+            if isinstance(process, InstanceProcess | RouterProcess) and name not in self.gone
+        )
 
     async def until(self, condition: Callable[[], bool], within_s: float) -> bool:
         """Wait for a condition; tells whether it came true."""
@@ -134,7 +143,7 @@ class World:
     def start(self, name: str) -> None:
         """Start a process, unless it runs."""
         actor = self.actors.get(name)
-        if actor is not None and not actor.is_dead:
+        if name in self.gone or (actor is not None and not actor.is_dead):
             return
         life = self._lives[name] = self._lives.get(name, 0) + 1
         actor = self.actors[name] = Actor(name, name.split("-", maxsplit=1)[0], life)
