@@ -62,6 +62,7 @@ class Aftermath:
             recorder.probe("reader", "client", serves=False, after_s=after_s, detail=error.message)
         await self._ask_nodes(after_s)
         await self._compare_states(after_s)
+        recorder.evidence.leaks += world.left_over()
 
     # -- settling ---------------------------------------------------------------------------------------
 

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import heapq
+import sys
 from asyncio import AbstractEventLoop, Future, Handle, Task, TimerHandle, events
 from collections import deque
-from collections.abc import Callable, Coroutine
+from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextvars import Context, ContextVar, copy_context
 from typing import Any, Final
 
@@ -89,8 +90,9 @@ class SimLoop(_Base):  # type: ignore[misc]
             Stuck: it waits for something that cannot come any more.
             TooLong: ``max_steps`` were taken.
         """
-        previous = events._get_running_loop()
+        previous, hooks = events._get_running_loop(), sys.get_asyncgen_hooks()
         events._set_running_loop(self)
+        sys.set_asyncgen_hooks(finalizer=self._close_generator)
         self._is_running = True
         try:
             task = self.create_task(main)
@@ -99,7 +101,13 @@ class SimLoop(_Base):  # type: ignore[misc]
         finally:
             self._is_running = False
             events._set_running_loop(previous)
+            sys.set_asyncgen_hooks(*hooks)
         return result
+
+    def _close_generator(self, generator: AsyncGenerator[Any]) -> None:
+        """Somebody left a generator before its end: it is closed, as by every loop."""
+        if not self._is_closed and not ACTOR.get().is_dead:
+            self.create_task(generator.aclose())
 
     def _run_until_done(self, task: Task[Any]) -> None:
         ready = self._ready

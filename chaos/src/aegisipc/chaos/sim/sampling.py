@@ -1,7 +1,7 @@
 """How much processes hold: the sizes of their tables and queues, beside the limits that production sets them.
 
-A table that only grows shows in no outcome, and a simulated run is too short to run out of memory. So sizes are
-looked at while it goes on, and the largest ones are kept: :func:`watched` notes them for the checker.
+A table that only grows shows in no outcome, and a simulated run is too short to run out of memory. So sizes
+are looked at while it goes on, and the largest ones are kept: :func:`watched` notes them for the checker.
 """
 
 from __future__ import annotations

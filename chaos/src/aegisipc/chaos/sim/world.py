@@ -8,6 +8,7 @@ from random import Random
 from typing import Final
 
 from aegisipc.chaos.sim.cast import NAMESPACE, ClientProcess, InstanceProcess, OperatorProcess, RouterProcess
+from aegisipc.chaos.sim.consumers import PushConsumer
 from aegisipc.chaos.sim.faults import strike
 from aegisipc.chaos.sim.loop import Actor, SimLoop
 from aegisipc.chaos.sim.network import Network
@@ -26,6 +27,8 @@ UP_WITHIN_S: Final = 20.0
 OPERATOR: Final = "operator"
 
 _LOOK_S: Final = 0.05
+_MOST_CONSUMERS: Final = 3
+"""Of a router, which follows the log and the heartbeats, with one that is just replaced."""
 
 
 class World:
@@ -211,6 +214,33 @@ class World:
         """Start the server, unless it runs."""
         if not self.server.is_up:
             self.server.start()
+
+    def left_over(self) -> list[str]:
+        """Say what the server still holds for processes at rest that it should not: sessions of those that
+        have none any more, and more consumers for one than it can need.
+        """
+        found = [
+            f"{session.actor.name} has ended, and has a session still"
+            for session in self.network.sessions.values()
+            if self.actors.get(session.actor.name) is None and session.actor.name != "reader"
+        ]
+        held: dict[str, int] = {}
+        for stream in self.server.jetstream.streams.values():
+            for consumer in stream.consumers.values():
+                if isinstance(consumer, PushConsumer):
+                    for route in self.server.interest.routes(consumer.deliver_subject):
+                        session = route.session
+                        is_of_now = session.actor is self.actors.get(session.actor.name)
+                        if is_of_now and not session.wire.ended.done():  # else the server has yet to find out
+                            name = route.session.actor.name
+                            held[name] = held.get(name, 0) + 1
+        most = dict.fromkeys(self.actors, _MOST_CONSUMERS) | {"reader": 0}
+        found += [
+            f"{name} has {count} consumers at rest, and needs {most.get(name, 0)} at most"
+            for name, count in sorted(held.items())
+            if count > most.get(name, 0)
+        ]
+        return found
 
     # -- faults -----------------------------------------------------------------------------------------
 
