@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from aegisipc.chaos.checking import Bounds, judge
-from aegisipc.chaos.history import Deed, Effect, Evidence, Operation, Phase, Probe, Stage
+from aegisipc.chaos.history import Deed, Effect, Evidence, Fault, Operation, Phase, Probe, Stage
 from aegisipc.chaos.log_facts import LogFacts, facts_of
 from aegisipc.chaos.verdicts import Finding, Judgement, Verdict
 from aegisipc.eventstore import events as ev
@@ -121,17 +121,18 @@ class Scene:
         group: str = GROUP,
         call_id: str | None = None,
         argument: Any = None,
+        timeout_ms: int = 1000,
     ) -> str:
         """Put a call into the log; returns its id."""
         subject = NS.call(SERVICE, group, client)
         raw = parse_call_id(call_id) if call_id else self.next_id()
         options = CallOptions(key) if key is not None else None
         body = encode([[number if argument is None else argument], {}])
-        entry = CallEntry(raw, method, 1000, resource, options)
+        entry = CallEntry(raw, method, timeout_ms, resource, options)
         frame = CallFrame(7, self._number_of_frame(subject, 7), 0, [entry], [body])
         self.store(subject, encode_calls(frame))
         shown = format_call_id(raw)
-        self.numbers.setdefault(shown, number)
+        self.numbers.setdefault(shown, argument if isinstance(argument, int) else number)
         return shown
 
     def next_id(self) -> bytes:
@@ -170,6 +171,7 @@ class Scene:
         resource: str | None = None,
         key: str | None = None,
         call_id: str | None = None,
+        timeout_s: float | None = None,
     ) -> int:
         self._next += 1
         operation = Operation(
@@ -182,6 +184,7 @@ class Scene:
             resource=resource,
             key=key,
             call_id=call_id,
+            timeout_s=timeout_s,
         )
         self.asked[self._next] = operation
         self.evidence.take(operation)
@@ -257,6 +260,13 @@ class Scene:
 
     def probe(self, node: str, *, serves: bool = True, after_s: float = 0.1, **digests: str) -> None:
         self.evidence.take(Probe(node, "instance", serves, self.now_ns, after_s, digests))
+
+    def wait(self, seconds: float) -> None:
+        self.now_ns += int(seconds * 1e9)
+
+    def fault(self, name: str, victim: str, since_ns: int) -> None:
+        """Something was broken from then until now."""
+        self.evidence.take(Fault(name, victim, since_ns, self.now_ns))
 
     # -- judging ------------------------------------------------------------------------------------------
 

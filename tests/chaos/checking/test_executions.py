@@ -115,7 +115,7 @@ def test_idempotent_calls_may_run_as_often_as_it_takes() -> None:
     scene.began(call_id)
     scene.promote("b")
     scene.ran(call_id)
-    scene.ran(call_id, "a", 1)  # the former holder thaws
+    scene.ended(call_id, "a", 1)  # the former holder thaws
     scene.mark(Mark.SUCCEEDED, call_id, encode(1))
     holds(scene)
 

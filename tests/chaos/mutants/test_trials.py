@@ -20,6 +20,8 @@ MAIN = (
     "promote-in-the-same-epoch",
     "pool-ack-at-once",
     "snapshot-without-open-calls",
+    "ignore-the-deadline",
+    "retry-unseen",
 )
 SEEDS = 12
 """A change to the code that is simulated may move a defect to another seed nearby."""

@@ -11,7 +11,8 @@ difference, and not as an agreement of two who make the same mistake.
   a :class:`Contradiction`.
 - In a pool many write. There a word that comes too late, or that is about something else by then, is void.
 
-Times are the server's, in nanoseconds.
+Times are the server's, in nanoseconds. Snapshots alone are compared with the fold itself, see
+:mod:`aegisipc.chaos.log_snapshots`.
 """
 
 from __future__ import annotations
@@ -25,17 +26,21 @@ import msgpack  # type: ignore[import-untyped]
 from aegisipc.chaos.log_roles import role_spans
 from aegisipc.chaos.log_shapes import (
     ELECTED,
+    PAUSED,
     PROMOTED,
     REGISTERED,
+    RESUMED,
     VACATED,
     CallFact,
     Contradiction,
     Group,
     LogEvent,
     LogFacts,
+    SnapshotFact,
     Stranger,
     Word,
 )
+from aegisipc.chaos.log_snapshots import Refold, Snapshots
 from aegisipc.chaos.log_words import BESIDE, NEXT, argument_number, is_about_this, number_at, said_in
 from aegisipc.eventstore.errors import MalformedPayload
 from aegisipc.eventstore.frames import CallEntry, CallFrame, Mark, PenFrame, decode_calls, decode_pen
@@ -60,14 +65,17 @@ from aegisipc.eventstore.subjects import (
 
 __all__ = [
     "ELECTED",
+    "PAUSED",
     "PROMOTED",
     "REGISTERED",
+    "RESUMED",
     "VACATED",
     "CallFact",
     "Contradiction",
     "Group",
     "LogEvent",
     "LogFacts",
+    "SnapshotFact",
     "Stranger",
     "Word",
     "facts_of",
@@ -85,15 +93,34 @@ async def read_log_facts(log: Log, subjects: Subjects) -> LogFacts:
     reader = _Reader(subjects)
     async for record in log.read([subjects.everything]):
         reader.take(record)
-    return reader.facts
+    facts = reader.facts
+    if reader.snapshots.indices and facts.first_seq == 1:
+        refold = Refold(reader.snapshots, subjects)
+        async for record in log.read([subjects.everything]):
+            if record.seq > facts.last_seq:
+                break
+            refold.take(record)
+        found = refold.end()
+        facts.snapshots_compared = lambda: found
+    return facts
 
 
 def facts_of(records: Iterable[Record], subjects: Subjects) -> LogFacts:
     """Return what records, in log order, say."""
-    reader = _Reader(subjects)
-    for record in records:
+    reader, kept = _Reader(subjects), tuple(records)
+    for record in kept:
         reader.take(record)
-    return reader.facts
+    facts = reader.facts
+
+    def compared() -> list[SnapshotFact]:
+        refold = Refold(reader.snapshots, subjects)
+        for record in kept:
+            refold.take(record)
+        return refold.end()
+
+    if reader.snapshots.indices and facts.first_seq == 1:
+        facts.snapshots_compared = compared
+    return facts
 
 
 @dataclass(slots=True)
@@ -108,6 +135,7 @@ class _Pen:
 class _Reader:
     def __init__(self, subjects: Subjects) -> None:
         self.facts = LogFacts()
+        self.snapshots = Snapshots(subjects)
         self._subjects = subjects
         self._places: dict[str, Place] = {}
         self._numbers: dict[tuple[str, int], int] = {}
@@ -140,6 +168,7 @@ class _Reader:
             self._read_evidence(record, place, decode_pen(record.payload))
         elif kind == SNAPSHOT:
             self.facts.snapshots.append((record.seq, place.service))
+            self.snapshots.take(record)
         elif kind == STATE:
             self.facts.snapshots.append((record.seq, place.service))
             self._is_holders(record, place, None, None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 
@@ -14,6 +15,8 @@ PROMOTED: Final = "group.promoted.v1"
 VACATED: Final = "group.vacated.v1"
 REGISTERED: Final = "instance.registered.v1"
 ELECTED: Final = "router.elected.v1"
+PAUSED: Final = "group.paused.v1"
+RESUMED: Final = "group.resumed.v1"
 
 type Group = tuple[str, str]
 """A service and one of its groups."""
@@ -69,6 +72,19 @@ class Contradiction(NamedTuple):
     call_id: str
     before: CallState
     word: Word
+
+
+class SnapshotFact(NamedTuple):
+    """What was compared of a snapshot of the system, whose index stands at ``seq``: ``digest`` is that of the
+    state which it ``does`` (it holds it, or gives it in some way), ``folded`` that of the same records folded
+    from the first one.
+    """
+
+    seq: int
+    covers: int
+    does: str
+    digest: str
+    folded: str
 
 
 @dataclass(slots=True)
@@ -165,6 +181,8 @@ class LogFacts:
     """Words about calls that the log does not hold."""
     snapshots: list[tuple[int, str]] = field(default_factory=list)
     """Where snapshots stand: of the system (``_router``) or of a group's state."""
+    snapshots_compared: Callable[[], list[SnapshotFact]] = list
+    """Compares the snapshots of the system with the fold of the log; that takes as long as to fold it."""
     marks: dict[Mark, int] = field(default_factory=dict)
     """How many words of each mark counted."""
     unreadable: list[int] = field(default_factory=list)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from aegisipc.chaos.checking.bounds import Bounds
-from aegisipc.chaos.history import Deed, Effect, Evidence, Operation, Phase, Stage
+from aegisipc.chaos.history import Deed, Effect, Evidence, Fault, Operation, Phase, Stage
 from aegisipc.chaos.log_facts import CallFact, LogFacts
 from aegisipc.chaos.verdicts import Finding, Verdict
 
@@ -102,6 +102,23 @@ class Case:
     """Calls that a client was given the id of, when it made them: by which operation."""
     keyed: dict[str, list[CallFact]] = field(default_factory=dict)
     """By idempotency key."""
+    struck: dict[str, list[Fault]] = field(default_factory=dict)
+    """By victim."""
+
+    @property
+    def slack_ns(self) -> int:
+        """What may pass between a decision and what follows from it, with the error of the clocks."""
+        return int(self.bounds.slack_s * 1e9) + self.bounds.clock_error_ns
+
+    def is_struck(self, who: Iterable[str], since_ns: int, until_ns: int, *kinds: str) -> bool:
+        """Tell whether something was broken about one of these, at some time between two times of the
+        evidence; only `kinds` of faults count, if there are any.
+        """
+        return any(
+            fault.at_ns <= until_ns and fault.until_ns >= since_ns and (not kinds or fault.name in kinds)
+            for victim in who
+            for fault in self.struck.get(victim, ())
+        )
 
     @property
     def is_whole(self) -> bool:
@@ -152,6 +169,11 @@ class Case:
         offset = self.bounds.clock_offset_ns
         return None if offset is None else server_ns - offset
 
+    def server_time(self, at_ns: int) -> int | None:
+        """Return a time of the evidence as one of the server, if the clocks can be compared."""
+        offset = self.bounds.clock_offset_ns
+        return None if offset is None else at_ns + offset
+
     def is_before(self, at_ns: int, server_ns: int) -> bool:
         """Tell whether a time of the evidence is certainly before one of the server."""
         offset = self.bounds.clock_offset_ns
@@ -178,6 +200,8 @@ def case_of(evidence: Evidence, facts: LogFacts, bounds: Bounds) -> Case:
         into.setdefault(effect.call_id, []).append(effect)
         if effect.effect:
             case.declared[effect.call_id] = effect.effect
+    for fault in evidence.faults:
+        case.struck.setdefault(fault.victim, []).append(fault)
     for call in facts.calls.values():
         if call.key is not None:
             case.keyed.setdefault(call.key, []).append(call)

@@ -6,7 +6,8 @@ from collections import Counter
 from typing import Final
 
 from aegisipc.chaos.checking.case import Case, Look
-from aegisipc.chaos.checking.outcomes import TOO_LATE, numbers_of, told_by
+from aegisipc.chaos.checking.outcomes import TOO_LATE, found_about, numbers_of, told_by
+from aegisipc.chaos.checking.starts import check_deadlines
 from aegisipc.chaos.history import Deed, Stage
 from aegisipc.chaos.log_facts import CallFact, Word
 from aegisipc.chaos.log_words import code_of, said_in
@@ -28,6 +29,10 @@ _ENDING: Final = frozenset(
 )
 
 
+_UNSTARTED: Final = frozenset({TOO_LATE, "overloaded"})
+"""Errors of the system that say that a call was not started. Handlers of runs raise none of them."""
+
+
 def once_at_most(case: Case) -> Verdict:
     """G3. Each start of a ``once`` method has a claim of its own in the log, by the instance that began it
     and under the epoch in which it did (and it was there by then, where the clocks can be compared). Since a
@@ -46,7 +51,9 @@ def once_at_most(case: Case) -> Verdict:
             _check_claims(case, look, call)
             _check_doubt(look, call)
         elif effect == TRANSACTIONAL and len(ends := case.ends.get(call.call_id, ())) > 1:
-            _found(look, call, f"took effect {len(ends)} times, though in a transaction with its outcome")
+            found_about(
+                look, call, f"took effect {len(ends)} times, though in a transaction with its outcome"
+            )
         if effect in _KEEPS_LEDGER:
             look.looked_at += effect != ONCE
             _check_success(case, look, call)
@@ -69,10 +76,10 @@ def _check_claims(case: Case, look: Look, call: CallFact) -> None:
         where = f"{begun.instance}{f' in epoch {begun.epoch}' if begun.epoch else ''}"
         if starts[who] > len(own):
             allowed = f"claimed it {len(own)} times" if own else "has no claim on it in the log"
-            _found(look, call, f"was begun {starts[who]} times by {where}, which {allowed}")
+            found_about(look, call, f"was begun {starts[who]} times by {where}, which {allowed}")
             return
         if case.is_before(begun.at_ns, own[starts[who] - 1].at_ns):
-            _found(look, call, f"was begun by {where} before its claim was in the log")
+            found_about(look, call, f"was begun by {where} before its claim was in the log")
             return
 
 
@@ -95,14 +102,14 @@ def _check_doubt(look: Look, call: CallFact) -> None:
             resolved = True
         elif word.mark in _ENDING:
             if claim is not None and (word.writer, word.epoch) != (claim.writer, claim.epoch):
-                _found(
+                found_about(
                     look,
                     call,
                     f"was claimed by {claim.writer} in epoch {claim.epoch}, and {word.writer} says "
                     f"{word.mark.name} in epoch {word.epoch}, without a doubt",
                 )
             if not resolved:
-                _found(look, call, f"was in doubt, and is {word.mark.name} without a resolution")
+                found_about(look, call, f"was in doubt, and is {word.mark.name} without a resolution")
             claim, resolved = None, True
 
 
@@ -118,13 +125,14 @@ def _check_success(case: Case, look: Look, call: CallFact) -> None:
     if call.call_id in case.begins and not case.ends:
         return  # handlers of this run do not write down that they ended
     began = "was begun, but never ended" if call.call_id in case.begins else "never had an effect"
-    _found(look, call, f"succeeded at {final.seq}, and {began} by the ledger")
+    found_about(look, call, f"succeeded at {final.seq}, and {began} by the ledger")
 
 
 def expired_never_starts(case: Case) -> Verdict:
-    """G7. A call that expired, was cancelled before it started, or was claimed too late, has no start in the
-    ledger; for an ``idempotent`` or ``pure`` call the record may say that an earlier holder may have begun
-    it. ``attach`` knows every accepted call, and once all is healed it gives the outcome that the log has.
+    """G7. A call that expired, was cancelled before it started, was claimed too late, or was turned away, has
+    no start in the ledger; for an ``idempotent`` or ``pure`` call the record may say that an earlier holder
+    may have begun it. None starts after its deadline (:mod:`~aegisipc.chaos.checking.starts`). ``attach``
+    knows every accepted call, and once all is healed it gives the outcome that the log has.
     """
     look = Look(case, "G7", "An expired call never starts; a reply is never lost.")
     for call in case.facts.calls.values():
@@ -135,12 +143,13 @@ def expired_never_starts(case: Case) -> Verdict:
             look.looked_at += 1
             begins = case.begins.get(call.call_id, [])
             # A claim that came too late allows no start; what was claimed before it did.
-            if final.mark is Mark.FAILED:
+            if final.mark is Mark.FAILED and code_of(final.body) == TOO_LATE:
                 is_wrong = len(begins) > call.count(Mark.CLAIMED) - 1
             else:
                 is_wrong = bool(begins) and not call.has(*_RAN_BEFORE)
             if is_wrong:
-                _found(look, call, f"was begun by {begins[0].instance}, and {told_by(call)}")
+                found_about(look, call, f"was begun by {begins[0].instance}, and {told_by(call)}")
+    check_deadlines(case, look)
     _check_attached(case, look)
     return look.verdict()
 
@@ -152,7 +161,7 @@ def _says_unstarted(final: Word) -> bool:
         said = said_in(final.body)
         details = said.get("details") if isinstance(said, dict) else None
         return isinstance(details, dict) and details.get("started") is False
-    return final.mark is Mark.FAILED and code_of(final.body) == TOO_LATE
+    return final.mark is Mark.FAILED and code_of(final.body) in _UNSTARTED
 
 
 def _check_attached(case: Case, look: Look) -> None:
@@ -227,16 +236,7 @@ def begun_under_a_promotion(case: Case, look: Look) -> None:
         for begun in begins:
             look.looked_at += 1
             if (call.place, begun.instance, begun.epoch) not in held:
-                _found(
+                found_about(
                     look, call, f"was begun by {begun.instance} in epoch {begun.epoch}, which it never held"
                 )
                 break
-
-
-def _found(look: Look, call: CallFact, text: str) -> None:
-    look.found(
-        f"call {call.call_id} ({call.method}) {text}",
-        calls=(call.call_id,),
-        numbers=numbers_of(call),
-        seqs=(call.seq, *(word.seq for word in call.words)),
-    )

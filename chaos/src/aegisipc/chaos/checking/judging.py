@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Final
 
+from aegisipc.chaos.checking.attempts import attempts_count
 from aegisipc.chaos.checking.bounds import DEFAULT_BOUNDS, Bounds
 from aegisipc.chaos.checking.case import Case, case_of
 from aegisipc.chaos.checking.executions import expired_never_starts, once_at_most
@@ -20,6 +21,7 @@ from aegisipc.chaos.checking.nodes import (
     states_agree,
 )
 from aegisipc.chaos.checking.order import in_order
+from aegisipc.chaos.checking.orders import answered_in_time, orders_obeyed
 from aegisipc.chaos.checking.outcomes import accepted_is_kept, never_expired_and_succeeded, one_outcome
 from aegisipc.chaos.checking.pens import epochs_rise, one_writer
 from aegisipc.chaos.history import Evidence, Stage
@@ -44,6 +46,9 @@ INVARIANTS: Final[tuple[Callable[[Case], Verdict], ...]] = (
     nothing_leaked,
     nothing_unhandled,
     memory_is_flat,
+    attempts_count,
+    orders_obeyed,
+    answered_in_time,
 )
 
 

@@ -182,9 +182,11 @@ def _windows(case: Case) -> tuple[dict[str, tuple[int, int, Any]], dict[str, lis
 
 
 def _first_of_key(case: Case, asked: Asked) -> CallFact | None:
-    """Return the first call with the key of an operation: whichever of them its own is, that one runs."""
-    calls = case.keyed.get(asked.invoke.key or "")
-    return calls[0] if calls else None
+    """Return the call that succeeded with the key of an operation: whichever its own is, that one ran.
+    (One that was cancelled, or expired, gives the key free.)
+    """
+    calls = case.keyed.get(asked.invoke.key or "", ())
+    return next((call for call in calls if call.final and call.final.mark is Mark.SUCCEEDED), None)
 
 
 def _may_have_run(asked: Asked) -> bool:

@@ -16,7 +16,8 @@ _S = 1_000_000_000
 
 def states_agree(case: Case) -> Verdict:
     """G8. Of each node, the digest of its live state is that of the state replayed from the first record, and
-    that of the newest snapshot with what followed, at the same position.
+    that of the newest snapshot with what followed, at the same position. Each snapshot in the log holds what
+    the log up to there gives, and gives when it is loaded, and with what follows, what the whole log gives.
     """
     look = Look(case, "G8", "Live state, replayed state, and snapshot with tail are the same.")
     for probe in case.evidence.probes:
@@ -26,6 +27,14 @@ def states_agree(case: Case) -> Verdict:
         if len(set(probe.digests.values())) > 1:
             said = ", ".join(f"{name} {digest}" for name, digest in sorted(probe.digests.items()))
             look.found(f"{probe.role} {probe.node} has different states: {said}")
+    for fact in case.facts.snapshots_compared():
+        look.looked_at += 1
+        if fact.digest != fact.folded:
+            look.found(
+                f"the snapshot at {fact.seq} of all up to {fact.covers} {fact.does} {fact.digest:.12}, and "
+                f"the log folded from its beginning {fact.folded:.12}",
+                seqs=(fact.seq, fact.covers),
+            )
     return look.verdict()
 
 

@@ -6,9 +6,9 @@ from collections.abc import Iterable
 from typing import Any, Final
 
 from aegisipc.chaos.checking.case import Case, Look
-from aegisipc.chaos.history import Deed, Operation, Stage
+from aegisipc.chaos.history import Deed, Effect, Operation, Stage
 from aegisipc.chaos.log_facts import CallFact, Word
-from aegisipc.chaos.log_words import CallState, code_of
+from aegisipc.chaos.log_words import CallState, code_of, said_in
 from aegisipc.chaos.verdicts import Verdict
 from aegisipc.eventstore.codec import BODY_LIMITS, decode
 from aegisipc.eventstore.errors import CodecError, MalformedPayload
@@ -18,13 +18,16 @@ from aegisipc.eventstore.references import reference_in
 TOO_LATE: Final = "claimed_too_late"
 """The code of a ``once`` call that was claimed only after its deadline, and not started."""
 
+_NUMBER: Final = b"number"
+
 _ENDED: Final = frozenset({CallState.FINAL, CallState.DEAD, CallState.DOUBT})
 
 
 def accepted_is_kept(case: Case) -> Verdict:
     """G1. Every operation of which its client was told that it was accepted, or what came of it, is in the
-    log (and was by then, where the clocks can be compared); so is every call that a handler ran, and every
-    call that a frame says something of.
+    log (and was by then, where the clocks can be compared); so is every call that a handler ran, and it
+    is that call which it ran (its method, its argument, its resource); so is every call that a frame says
+    something of.
     """
     look = Look(case, "G1", "A call that was accepted is in the log, and is never lost.")
     if not case.is_whole:
@@ -58,6 +61,16 @@ def accepted_is_kept(case: Case) -> Verdict:
                 calls=(call_id,),
                 numbers=(began[0].number,),
             )
+            continue
+        wrong = next((begun for begun in began if _is_other(begun, case.facts.calls[call_id])), None)
+        if wrong is not None:
+            look.found(
+                f"{wrong.instance} ran call {call_id} as {wrong.target} of {wrong.number} on "
+                f"{wrong.resource}, and the log says that it is something else",
+                calls=(call_id,),
+                numbers=(wrong.number, *numbers_of(case.facts.calls[call_id])),
+                seqs=(case.facts.calls[call_id].seq,),
+            )
     for call_id, word in case.facts.orphans:
         look.found(
             f"record {word.seq} says {word.mark.name} of call {call_id}, which is not in the log",
@@ -67,11 +80,21 @@ def accepted_is_kept(case: Case) -> Verdict:
     return look.verdict()
 
 
+def _is_other(begun: Effect, call: CallFact) -> bool:
+    """Tell whether a handler was given something else than its call asks for, as far as it wrote it down."""
+    return (
+        (call.number is not None and begun.number != call.number)
+        or begun.target not in ("", f"{call.service}.{call.method}")
+        or (begun.resource is not None and begun.resource != call.resource)
+    )
+
+
 def one_outcome(case: Case) -> Verdict:
     """G2. In the log each call ends once: no word contradicts an earlier one (where a fence stands, none may
     be there; in a pool those that came late are void), and none is left open, but for doubts that nobody
-    resolved. All readers were told what the log says, or earlier of a doubt or of a dead letter; and of a
-    success not before it was there, where the clocks can be compared.
+    resolved. A result that says of which number it is, is of this call. All readers were told what the log
+    says, or earlier of a doubt or of a dead letter; and not before that was there, where the clocks can be
+    compared.
     """
     look = Look(case, "G2", "Every accepted call gets exactly one outcome, the same for every reader.")
     for call in case.facts.calls.values():
@@ -83,6 +106,7 @@ def one_outcome(case: Case) -> Verdict:
                 numbers=numbers_of(call),
                 seqs=(call.seq, *(word.seq for word in call.words)),
             )
+        _check_result(look, call)
     for call_id, before, word in case.facts.contradictions:
         call = case.facts.calls[call_id]
         look.found(
@@ -101,6 +125,19 @@ def one_outcome(case: Case) -> Verdict:
         )
     _compare_readers(case, look)
     return look.verdict()
+
+
+def _check_result(look: Look, call: CallFact) -> None:
+    """A result that says which number it is of (under ``number``) is the one of this call."""
+    final = call.final
+    if call.number is None or final is None or final.mark is not Mark.SUCCEEDED:
+        return
+    if _NUMBER not in (final.body or b""):
+        return  # which is quick to see
+    said = said_in(final.body)
+    number = said.get("number") if isinstance(said, dict) else None
+    if type(number) is int and number != call.number:
+        found_about(look, call, f"has the result of number {number}")
 
 
 def _compare_readers(case: Case, look: Look) -> None:
@@ -126,7 +163,8 @@ def _compare_readers(case: Case, look: Look) -> None:
 
 
 def _too_early(case: Case, told: Operation, owner: CallFact) -> str:
-    is_early = owner.final is not None and case.is_before(told.at_ns, owner.final.at_ns)
+    final = owner.final
+    is_early = final is not None and case.is_before(told.at_ns, final.at_ns)
     return ", but only after that" if is_early else ""
 
 
@@ -137,22 +175,22 @@ def _agrees(case: Case, told: Operation, own: CallFact, owner: CallFact) -> bool
         if final is None or final.mark is not Mark.SUCCEEDED or case.is_before(told.at_ns, final.at_ns):
             return False
         return _is_value(final, told.value)
-    match told.error:
+    # A conflict is of the call itself, also where that has the key of another one.
+    words = (*owner.words, *own.words) if own is not owner else owner.words
+    return any(_says(word, told.error) and not case.is_before(told.at_ns, word.at_ns) for word in words)
+
+
+def _says(word: Word, error: str | None) -> bool:
+    """Tell whether it is because of a word that callers get an error."""
+    match error:
         case "call_in_doubt":
-            return owner.has(Mark.IN_DOUBT)
+            return word.mark is Mark.IN_DOUBT
         case "call_expired":
-            return any(
-                word.mark is Mark.EXPIRED or (word.mark is Mark.FAILED and code_of(word.body) == TOO_LATE)
-                for word in owner.words
-            )
+            return is_expiry(word)
         case "dead_lettered":
-            return owner.has(Mark.DEAD_LETTERED)
+            return word.mark is Mark.DEAD_LETTERED
         case _:
-            # A conflict is of the call itself, also where that has the key of another one.
-            return any(
-                word.mark is Mark.FAILED and code_of(word.body) == told.error
-                for word in (*owner.words, *own.words)
-            )
+            return word.mark is Mark.FAILED and code_of(word.body) == error
 
 
 def _is_value(word: Word, value: Any) -> bool:
@@ -187,6 +225,16 @@ def told_by(call: CallFact) -> str:
 def numbers_of(call: CallFact) -> tuple[int, ...]:
     """Return the number of a call, if it has one."""
     return () if call.number is None else (call.number,)
+
+
+def found_about(look: Look, call: CallFact, text: str) -> None:
+    """Note a violation about one call."""
+    look.found(
+        f"call {call.call_id} ({call.method}) {text}",
+        calls=(call.call_id,),
+        numbers=numbers_of(call),
+        seqs=(call.seq, *(word.seq for word in call.words)),
+    )
 
 
 def never_expired_and_succeeded(case: Case) -> Verdict:

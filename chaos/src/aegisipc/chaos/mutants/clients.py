@@ -41,13 +41,34 @@ def _takes_next_for_own(original: Any) -> Callable[[Any, Any], Any]:
     return on_outcomes
 
 
+def _says_done(_: Any) -> Callable[[Any, Any], None]:
+    def judge(call: Any, outcome: Any) -> None:  # noqa: ARG001 - as the original
+        return None
+
+    return judge
+
+
+def _gives_up_early(original: Any) -> Callable[..., Any]:
+    """A caller waits for half of its timeout."""
+
+    def submit(
+        caller: Any, lane: Any, method: str, body: bytes, timeout_ms: int, *args: Any, **more: Any
+    ) -> Any:
+        call = original(caller, lane, method, body, timeout_ms, *args, **more)
+        call.deadline_ns = more["now_ns"] + timeout_ms * 500_000
+        caller._next_deadline_ns = min(caller._next_deadline_ns, call.deadline_ns)
+        return call
+
+    return submit
+
+
 OF_CLIENTS: Final = (
     Mutant(
         "unknown-is-refused",
         "a frame whose acknowledgement never came is reported as not accepted",
         ("G9",),
         (Change(f"{_CALLER}.on_gave_up", _refuses),),
-        known_seed=1,
+        known_seed=2,
         steer=steering.owned("place", "add", kinds=(Break.ACKS_LOST,), times=3, timeouts_s=(0.05, 0.3, 1.0)),
         needs="acknowledgements that are lost, and calls with little time",
     ),
@@ -68,5 +89,23 @@ OF_CLIENTS: Final = (
         known_seed=0,
         steer=steering.in_bursts(steering.owned("add", works_s=(0.02,))),
         needs="several outcomes in one message",
+    ),
+    Mutant(
+        "cancel-is-always-done",
+        "who cancels a call is told that it is cancelled, whatever became of it",
+        ("orders",),
+        (Change("aegisipc.sdk.pending:judge", _says_done),),
+        known_seed=0,
+        steer=steering.cancelled(steering.owned("place", "add", works_s=(0.0, 0.02))),
+        needs="calls that are cancelled too late",
+    ),
+    Mutant(
+        "give-up-early",
+        "a caller gives up after half of its timeout",
+        ("timeouts",),
+        (Change(f"{_CALLER}.submit", _gives_up_early),),
+        known_seed=0,
+        steer=steering.owned("place", "add", works_s=(0.8,), timeouts_s=(1.0,)),
+        needs="calls that take long",
     ),
 )

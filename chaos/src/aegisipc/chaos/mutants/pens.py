@@ -35,6 +35,20 @@ def _without_its_last(original: Any) -> Callable[[Any], list[Any]]:
     return take
 
 
+def _mixes_results(original: Any) -> Callable[[Any], list[Any]]:
+    """Of a frame with several results, each call gets the one of the next."""
+
+    def take(pen: Any) -> list[Any]:
+        facts: list[Any] = original(pen)
+        at = [n for n, fact in enumerate(facts) if fact.mark is Mark.SUCCEEDED]
+        bodies = [facts[n].body for n in at]
+        for n, body in zip(at, [*bodies[1:], *bodies[:1]], strict=True):
+            facts[n] = facts[n]._replace(body=body)
+        return facts
+
+    return take
+
+
 def _tell(frames: Any, written: Any) -> None:
     """Send the replies of a frame, whatever becomes of it."""
     host = frames._stored.__self__
@@ -159,7 +173,16 @@ OF_PENS: Final = (
         "the last entry of a frame of several is dropped",
         ("G2",),
         (Change(f"{_PEN}._take", _without_its_last),),
-        known_seed=1,
+        known_seed=2,
+    ),
+    Mutant(
+        "mix-up-results",
+        "of a frame with several results, each call is given the one of the next",
+        ("G2",),
+        (Change(f"{_PEN}._take", _mixes_results),),
+        known_seed=0,
+        steer=steering.in_bursts(steering.owned("add", "peek", works_s=(0.02,))),
+        needs="several results in one frame",
     ),
     Mutant(
         "answer-before-durable",
@@ -181,7 +204,7 @@ OF_PENS: Final = (
         "a holder whose frame was refused tells callers the outcomes in it all the same",
         ("G2",),
         (Change(f"{_FRAMES}.refused", _tells_although_refused),),
-        known_seed=3,
+        known_seed=4,
         steer=steering.zombie,
         needs="a holder that is replaced while a frame of it is on its way",
     ),

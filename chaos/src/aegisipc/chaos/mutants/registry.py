@@ -11,9 +11,11 @@ from aegisipc.chaos.mutants.patching import Mutant, UnknownMutant
 from aegisipc.chaos.mutants.pens import OF_PENS
 from aegisipc.chaos.mutants.pools import OF_POOLS
 from aegisipc.chaos.mutants.routers import OF_ROUTERS
+from aegisipc.chaos.mutants.starts import OF_STARTS
 
 MUTANTS: Final[dict[str, Mutant]] = {
-    mutant.name: mutant for mutant in (*OF_PENS, *OF_HOLDERS, *OF_POOLS, *OF_CLIENTS, *OF_LOGS, *OF_ROUTERS)
+    mutant.name: mutant
+    for mutant in (*OF_PENS, *OF_HOLDERS, *OF_STARTS, *OF_POOLS, *OF_CLIENTS, *OF_LOGS, *OF_ROUTERS)
 }
 
 

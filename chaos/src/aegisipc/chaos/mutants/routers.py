@@ -51,6 +51,32 @@ def _forgets_open_calls(original: Any) -> Callable[..., Any]:
     return load
 
 
+def _writes_no_open_calls(original: Any) -> Callable[[Any], list[Any]]:
+    def dump(state: Any) -> list[Any]:
+        plain: list[Any] = original(state)
+        for _, _, calls in plain[_CALLS_AT]:
+            calls[_OPEN_AT] = []
+        return plain
+
+    return dump
+
+
+def _forgets_frames(original: Any) -> Callable[..., Any]:
+    def load(plain: Any, subjects: Any) -> Any:
+        state = original(plain, subjects)
+        for calls in state.calls.values():
+            calls.sessions.load([])
+        return state
+
+    return load
+
+
+_CALLS_AT: Final = 5
+"""Where the calls are in a dump of the system's state, as ``dump_state`` makes it."""
+_OPEN_AT: Final = 6
+"""And where in those the open ones are, as ``dump_calls`` makes it."""
+
+
 def _misses_conclusions(original: Any) -> Callable[[Any, Any], None]:
     """A router takes no notice of the pen frames of a group's first writer in every epoch but the first."""
 
@@ -103,6 +129,24 @@ OF_ROUTERS: Final = (
         known_seed=2,
         steer=steering.with_snapshots(steering.owned("place", "add", works_s=(0.3,)), Break.KILL),
         needs="a router that is started again from a snapshot",
+    ),
+    Mutant(
+        "write-no-open-calls",
+        "a router leaves the calls that are open out of the snapshots that it writes",
+        ("G8",),
+        (Change("aegisipc.router.application.snapshotting:dump_state", _writes_no_open_calls),),
+        known_seed=0,
+        steer=steering.with_snapshots(steering.owned("place", "add", works_s=(0.3,)), Break.FREEZE),
+        needs="snapshots that are written while calls are open",
+    ),
+    Mutant(
+        "forget-frames-at-a-snapshot",
+        "a router that starts from a snapshot does not know which frames it has seen",
+        ("G8",),
+        (Change("aegisipc.eventstore.system_snapshots:_load", _forgets_frames),),
+        known_seed=0,
+        steer=steering.with_snapshots(steering.owned("place", "add", works_s=(0.02,)), Break.KILL),
+        needs="snapshots",
     ),
     Mutant(
         "fold-otherwise",

@@ -7,7 +7,7 @@ from dataclasses import replace
 from random import Random
 from typing import Final
 
-from aegisipc.chaos.sim.plan import Break, CallPlan, FaultPlan, GroupPlan, Plan
+from aegisipc.chaos.sim.plan import Break, CallPlan, FaultPlan, GroupPlan, OrderPlan, Plan
 from aegisipc.chaos.sim.services import BOOK, DESK
 
 _GROUP: Final = GroupPlan("g1", ("a1x", "a1y"), 2)
@@ -176,13 +176,23 @@ def cancelled(inner: Callable[[Plan], Plan]) -> Callable[[Plan], Plan]:
     return steer
 
 
-def in_bursts(inner: Callable[[Plan], Plan]) -> Callable[[Plan], Plan]:
-    """As `inner`, with calls made in two bursts."""
+def in_bursts(inner: Callable[[Plan], Plan], times_s: Sequence[float] = (1.0, 0.1)) -> Callable[[Plan], Plan]:
+    """As `inner`, with calls made in bursts, at these times."""
 
     def steer(plan: Plan) -> Plan:
         bent = inner(plan)
-        calls = [replace(call, at_s=0.1 if call.number % 2 else 1.0) for call in bent.calls]
+        calls = [replace(call, at_s=times_s[call.number % len(times_s)]) for call in bent.calls]
         return replace(bent, calls=tuple(sorted(calls, key=lambda call: (call.at_s, call.number))))
+
+    return steer
+
+
+def paused(inner: Callable[[Plan], Plan]) -> Callable[[Plan], Plan]:
+    """As `inner`, with the group paused for most of the time."""
+
+    def steer(plan: Plan) -> Plan:
+        orders = (OrderPlan(0.2, "pause", BOOK, _GROUP.name), OrderPlan(2.5, "resume", BOOK, _GROUP.name))
+        return replace(inner(plan), orders=orders)
 
     return steer
 

@@ -12,7 +12,7 @@ from aegisipc.chaos.history import Deed
 from aegisipc.chaos.sim.plan import CallPlan, GroupPlan, OrderPlan, Plan
 from aegisipc.chaos.sim.recording import Recorder
 from aegisipc.chaos.sim.services import BOOK, DESK, SERVICES
-from aegisipc.eventstore.errors import AegisError
+from aegisipc.eventstore.errors import AckUnknown, AegisError, NoResponders, NotConnected
 from aegisipc.eventstore.nats.connection import Connection
 from aegisipc.eventstore.nats.options import ConnectOptions
 from aegisipc.eventstore.streams import LogOptions
@@ -34,6 +34,7 @@ _LOOK_S: Final = 0.25
 _PATIENCE_S: Final = 60.0
 _ORDER_TRIES: Final = 3
 _SETTLED_S: Final = 60.0
+_PASSING: Final = (AckUnknown, NoResponders, NotConnected)
 _RESULTS: Final = 2_000_000
 _CANCELS: Final = 3_000_000
 """Numbers of the operations that follow a submitted call begin here."""
@@ -132,6 +133,7 @@ class ClientProcess:
         self._calls = [call for call in plan.calls if call.client == name]
         self._begun: set[int] = set()
         self._over: set[int] = set()
+        self.client: Client | None = None
         self._tasks: list[asyncio.Task[None]] = []
 
     @property
@@ -153,6 +155,7 @@ class ClientProcess:
                 break
             except AegisError:
                 await asyncio.sleep(_RESTART_S)
+        self.client = client
         loop = asyncio.get_running_loop()
         for call in self._calls:
             if call.number not in self._begun and call.number not in self._over:
@@ -210,11 +213,15 @@ class ClientProcess:
 
 
 async def _final(pending: Pending) -> Any:
-    """Wait as users are told to: for the deadline, and if nothing was heard by then, in the log."""
-    try:
+    """Wait as users are told to: for the deadline, and if nothing was heard by then, in the log, again and
+    again while that cannot be read.
+    """
+    with suppress(CallTimeout, *_PASSING):
         return await pending.result()
-    except CallTimeout:
-        return await pending.settled(_SETTLED_S)
+    while True:
+        with suppress(*_PASSING):
+            return await pending.settled(_SETTLED_S)
+        await asyncio.sleep(_RESTART_S)
 
 
 class OperatorProcess:

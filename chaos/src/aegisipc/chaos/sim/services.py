@@ -22,7 +22,9 @@ DESK: Final = "desk"
 EFFECTS: Final = {"place": "once", "add": "idempotent", "peek": "pure"}
 """The methods of both services, and how each is declared."""
 
-_RETRY: Final = Retry(attempts=3, base_s=0.02, max_s=0.5)
+MAX_ATTEMPTS: Final = 3
+
+_RETRY: Final = Retry(attempts=MAX_ATTEMPTS, base_s=0.02, max_s=0.5)
 
 
 class Added(BaseModel):

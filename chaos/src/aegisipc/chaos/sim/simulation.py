@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import Final
 
 from aegisipc.chaos.checking import Bounds, judge
 from aegisipc.chaos.history import Evidence, to_line
@@ -14,10 +15,14 @@ from aegisipc.chaos.sim.aftermath import Aftermath
 from aegisipc.chaos.sim.clock import virtual
 from aegisipc.chaos.sim.loop import EPOCH_NS, Stuck, TooLong
 from aegisipc.chaos.sim.plan import Plan
-from aegisipc.chaos.sim.services import perform_on
+from aegisipc.chaos.sim.sampling import watched
+from aegisipc.chaos.sim.services import MAX_ATTEMPTS, perform_on
 from aegisipc.chaos.sim.world import World
 from aegisipc.chaos.verdicts import Finding, Judgement, Verdict
 from aegisipc.eventstore.log import Record
+
+BOUNDS: Final = Bounds(clock_offset_ns=EPOCH_NS, clock_error_ns=0, slack_s=0.05, attempts=MAX_ATTEMPTS)
+"""Of simulated runs: there is one clock, and handlers begin when they are due."""
 
 
 @dataclass(slots=True)
@@ -59,9 +64,10 @@ def simulate(plan: Plan) -> Result:
 
 async def _run(world: World) -> None:
     await world.begin()
-    await asyncio.sleep(world.plan.until_s)
-    await world.heal()
-    await Aftermath(world).run()
+    with watched(world):
+        await asyncio.sleep(world.plan.until_s)
+        await world.heal()
+        await Aftermath(world).run()
 
 
 def _judged(world: World, failure: Exception | None) -> Result:
@@ -69,7 +75,7 @@ def _judged(world: World, failure: Exception | None) -> Result:
     evidence.unhandled += world.loop.unhandled
     evidence.ended_at_ns = world.recorder.now_ns
     facts = facts_of(records, world.subjects)
-    judgement = judge(evidence, facts, bounds=Bounds(clock_offset_ns=EPOCH_NS, clock_error_ns=0))
+    judgement = judge(evidence, facts, bounds=BOUNDS)
     if failure is not None:
         said = Verdict("ends", "a run comes to its end", 1, (Finding(str(failure)),))
         judgement = Judgement((*judgement.verdicts, said), judgement.numbers)
