@@ -6,10 +6,11 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.battery.zygote import Zygote, running_zygote
+from aegisipc.chaos.real.zygote import Zygote, running_zygote
+from tests.battery.roles import IMPORTED
 
 
 @pytest.fixture(scope="session")
-def zygote() -> Iterator[Zygote]:
-    with running_zygote() as found:
+def zygote(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Zygote]:
+    with running_zygote(tmp_path_factory.mktemp("zygote"), first=IMPORTED) as found:
         yield found

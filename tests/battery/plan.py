@@ -15,12 +15,12 @@ from itertools import product
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from aegisipc.chaos.real.zygote import Zygote
 from aegisipc.eventstore.frames import Mark
 from aegisipc.router.infrastructure.embedded import EmbeddedServer
 from tests.battery.judging import complaints
 from tests.battery.points import Point, Reaching
 from tests.battery.scene import Role, Scene, a_scene
-from tests.battery.zygote import Zygote
 
 POINTS: Final = [point for point in Point if point is not Point.CLAIMING]
 DEEDS: Final = ("once", "transactional")

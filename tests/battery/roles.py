@@ -18,6 +18,21 @@ from aegisipc.eventstore.frames import Mark
 from aegisipc.router.cli.main import main
 from aegisipc.sdk import Context, Service, connect
 
+IMPORTED: Final = (
+    "tests.battery.roles",
+    "aegisipc.router.cli.dispatch",
+    "aegisipc.router.cli.router",
+    "aegisipc.router.cli.routing",
+    "aegisipc.router.application.router",
+    "aegisipc.eventstore.cli.running",
+    "aegisipc.eventstore.cli.logs",
+    "aegisipc.sdk.instance",
+    "aegisipc.sdk.transactions.opening",
+    "aiosqlite",
+    "sqlalchemy.dialects.sqlite.aiosqlite",
+)
+"""What the process that forks these roles imports first."""
+
 SERVICE: Final = "bank"
 RESOURCE: Final = "acc_1"
 LEDGER: Final = "ledger.jsonl"

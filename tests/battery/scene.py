@@ -12,12 +12,12 @@ from urllib.parse import urlsplit
 
 from sqlalchemy import create_engine
 
+from aegisipc.chaos.real.zygote import Child, Zygote
 from aegisipc.router.infrastructure.embedded import EmbeddedServer
 from aegisipc.sdk.transactions import create_table
 from tests.battery.judging import Counted, Effect, Told, count, effects_in
 from tests.battery.roles import DATABASE, GO, SERVICE, metadata
 from tests.battery.wire_proxy import WireProxy
-from tests.battery.zygote import Child, Zygote
 from tests.support.waiting import eventually
 
 NUMBER: Final = 7
@@ -121,7 +121,7 @@ class Scene:
 
     def _start(self, name: str, function: str, args: dict[str, Any]) -> None:
         output = self.folder / f"{name}.{next(self._counts)}.out"
-        self.children[name] = self._zygote.fork(f"tests.battery.roles:{function}", output, **args)
+        self.children[name] = self._zygote.fork(f"tests.battery.roles:{function}", output, args)
 
     async def kill(self, role: Role) -> None:
         """SIGKILL; when this returns, it is gone."""

@@ -16,10 +16,10 @@ from typing import Final
 
 import pytest
 
+from aegisipc.chaos.real.zygote import Zygote
 from aegisipc.router.infrastructure.embedded import EmbeddedServer
 from tests.battery.plan import Case, cases, name, play_by_chance
 from tests.battery.scene import Role
-from tests.battery.zygote import Zygote
 
 ROUNDS: Final = int(os.environ.get("AEGIS_BATTERY_ROUNDS") or 1)
 _OTHERS: Final = [Role.CLIENT, Role.INSTANCE, Role.ROUTER]

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from aegisipc.chaos.real.zygote import Zygote
 from aegisipc.eventstore.codec import encode
 from aegisipc.eventstore.frames import Mark
 from aegisipc.eventstore.ids import CallIds, format_call_id
@@ -18,7 +19,6 @@ from tests.battery.judging import Counted, Effect, Outcome, Told, complaints
 from tests.battery.plan import Case, strike, verdict
 from tests.battery.points import Point, Reaching
 from tests.battery.scene import NUMBER, Role, Scene, a_scene
-from tests.battery.zygote import Zygote
 from tests.support.waiting import eventually
 
 _made = CallIds(1)
@@ -176,14 +176,14 @@ async def test_a_point_that_was_passed_is_no_point(flawed: Any, monkeypatch: pyt
 
 
 async def test_a_process_that_fails_says_why(zygote: Zygote, tmp_path: Path) -> None:
-    child = zygote.fork("tests.battery.roles:nothing", tmp_path / "out")
+    child = zygote.fork("tests.battery.roles:nothing", tmp_path / "out", {})
     await eventually(lambda: not child.is_alive, within_s=10, what="it ends")
     assert child.code == 1
     assert "AttributeError" in (tmp_path / "out").read_text()
 
 
 async def test_a_process_lives_until_it_is_killed(zygote: Zygote, tmp_path: Path) -> None:
-    child = zygote.fork("signal:pause", tmp_path / "out")
+    child = zygote.fork("signal:pause", tmp_path / "out", {})
     await asyncio.sleep(0.05)
     assert child.is_alive
     child.kill()

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from aegisipc.chaos.real.zygote import Zygote
 from aegisipc.eventstore.frames import Mark
 from aegisipc.router.infrastructure.embedded import EmbeddedServer
 from tests.battery.judging import Counted, complaints
@@ -13,7 +14,6 @@ from tests.battery.plan import Case, name, verdict
 from tests.battery.points import Point, Reaching
 from tests.battery.scene import Role, Scene, a_scene
 from tests.battery.wire_proxy import AnswerTo, Seen
-from tests.battery.zygote import Zygote
 
 CLIENTS = [Case(Role.CLIENT, Point.BEFORE_APPEND, deed) for deed in ("once", "transactional")]
 INSTANCES = [

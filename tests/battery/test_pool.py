@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from aegisipc.chaos.real.zygote import Zygote
 from aegisipc.router.infrastructure.embedded import EmbeddedServer
 from tests.battery.plan import Case, cases, name, play
 from tests.battery.scene import Role
-from tests.battery.zygote import Zygote
 
 
 @pytest.mark.parametrize("case", cases([Role.INSTANCE], pool=True), ids=name)

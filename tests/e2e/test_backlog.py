@@ -11,6 +11,7 @@ from typing import Any, Final
 
 import pytest
 
+from aegisipc.chaos.real.zygote import Child, Zygote, running_zygote
 from aegisipc.eventstore.frames import Mark
 from aegisipc.eventstore.ids import format_call_id
 from aegisipc.eventstore.nats.connection import Connection
@@ -23,8 +24,7 @@ from aegisipc.sdk import Client, Context, Service
 from aegisipc.sdk.errors import CallExpired, CallTimeout, DeadLettered
 from aegisipc.sdk.pending import Pending
 from tests.battery.judging import Counted, count
-from tests.battery.roles import POISON
-from tests.battery.zygote import Child, Zygote, running_zygote
+from tests.battery.roles import IMPORTED, POISON
 from tests.e2e.kit import Place
 from tests.support.waiting import eventually
 
@@ -142,7 +142,7 @@ class Supervisor:
 
     def _start(self) -> Child:
         output = self._folder / f"worker.{len(self.deaths)}.out"
-        return self._zygote.fork("tests.battery.roles:poisoned", output, **self._args)
+        return self._zygote.fork("tests.battery.roles:poisoned", output, self._args)
 
     async def _watch(self) -> None:
         while True:
@@ -159,8 +159,8 @@ class Supervisor:
 
 
 @pytest.fixture(scope="module")
-def forking() -> Iterator[Zygote]:
-    with running_zygote() as zygote:
+def forking(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Zygote]:
+    with running_zygote(tmp_path_factory.mktemp("zygote"), first=IMPORTED) as zygote:
         yield zygote
 
 

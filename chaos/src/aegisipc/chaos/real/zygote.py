@@ -1,7 +1,7 @@
 """Processes that start at once: one process imports everything, and forks the others.
 
-``python -m aegisipc.chaos.real.zygote`` reads requests from stdin, a line of JSON each, and answers each with
-a line on stdout:
+``python -m aegisipc.chaos.real.zygote MODULE…`` imports these modules. Then it reads requests from stdin, a
+line of JSON each, and answers each with a line on stdout:
 
 ==============================================  =========================================
 ``{"fork": "module:function", "args": {},       ``{"pid": 1}``: runs ``function(**args)``, with
@@ -27,7 +27,7 @@ import signal
 import subprocess
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, NoReturn
@@ -46,7 +46,7 @@ _FIRST: Final = (
     "aegisipc.eventstore.cli.running",
     "aegisipc.eventstore.cli.logs",
 )
-"""What is imported before anything is forked."""
+"""What is imported before anything is forked, unless other modules are named."""
 
 
 class ZygoteGone(AegisError):
@@ -144,13 +144,15 @@ class Zygote:
 
 
 @contextmanager
-def running_zygote(folder: Path) -> Iterator[Zygote]:
-    """Start one, and end it with all that it forked. Temporary files of its processes go to `folder`."""
+def running_zygote(folder: Path, *, first: Sequence[str] = _FIRST) -> Iterator[Zygote]:
+    """Start one, and end it with all that it forked. Temporary files of its processes go to `folder`. `first`
+    are the modules that it imports before it forks anything.
+    """
     env = {name: value for name, value in os.environ.items() if not name.startswith("AEGIS_")}
     with (
         (folder / "zygote.log").open("ab") as log,
-        subprocess.Popen(
-            [sys.executable, "-m", "aegisipc.chaos.real.zygote"],
+        subprocess.Popen(  # noqa: S603 - our own modules
+            [sys.executable, "-m", "aegisipc.chaos.real.zygote", *first],
             env={**env, "TMPDIR": str(folder)},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -174,7 +176,7 @@ def running_zygote(folder: Path) -> Iterator[Zygote]:
 
 
 def _main() -> None:
-    for module in _FIRST:
+    for module in sys.argv[1:]:
         importlib.import_module(module)
     gc.collect()
     gc.freeze()
