@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Sequence
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -24,7 +25,7 @@ from aegisipc.eventstore.frames import (
 from aegisipc.eventstore.histories import MAX_STEPS, CallHistory
 from aegisipc.eventstore.ids import CallIds, format_call_id
 from aegisipc.eventstore.lifecycles import CallState
-from aegisipc.eventstore.log import Record
+from aegisipc.eventstore.log import Record, Start
 from aegisipc.eventstore.memory import MemoryLog
 from aegisipc.eventstore.names import POOL_GROUP
 from aegisipc.eventstore.seeking import MAX_ACCEPT_DELAY_S, SEEK_MARGIN_S, find_call, read_history
@@ -140,6 +141,23 @@ async def test_a_call_accepted_far_from_the_time_in_its_id_is_not_looked_for(
     await world.accept(A)
     with pytest.raises(UnknownCall):
         await find_call(world.log, S, A)
+
+
+@pytest.mark.parametrize("milliseconds", [2**48 - 1, 253_402_300_800_000])
+async def test_no_server_is_asked_about_a_time_after_the_year_9999(
+    milliseconds: int, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await world.accept(A)
+    read = world.log.read
+
+    def checked(subjects: list[str], *, start: Start | None = None) -> AsyncGenerator[Record, None]:
+        if start is not None and start.time_ns is not None:
+            datetime.fromtimestamp(start.time_ns / 1e9, UTC)  # as servers are asked
+        return read(subjects) if start is None else read(subjects, start=start)
+
+    monkeypatch.setattr(world.log, "read", checked)
+    with pytest.raises(UnknownCall):
+        await find_call(world.log, S, milliseconds.to_bytes(6) + A[6:])
 
 
 @pytest.mark.parametrize("seconds", [MAX_ACCEPT_DELAY_S, -SEEK_MARGIN_S])

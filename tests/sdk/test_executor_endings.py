@@ -430,3 +430,17 @@ async def test_a_call_whose_arguments_come_too_late_does_not_run(make: Make, eff
     objects.fails = [NotConnected("gone")]
     executor = make(length, objects, clock=lambda: EPOCH_NS + 3_000_000_000, effect=effect)
     assert (await executor.execute(large, 3)).mark is mark
+
+
+@pytest.mark.parametrize(("effect", "mark"), [("idempotent", Mark.EXPIRED), ("once", Mark.FAILED)])
+async def test_a_call_whose_arguments_are_there_after_its_deadline_does_not_run(
+    make: Make, effect: str, mark: Mark
+) -> None:
+    objects, ran = Objects(), list[str]()
+
+    async def handler(text: str) -> None:
+        ran.append(text)
+
+    large = await large_call(objects)
+    done = await make(handler, objects, clock=lambda: large.deadline_ns, effect=effect).execute(large, 3)
+    assert (done.mark, ran) == (mark, [])

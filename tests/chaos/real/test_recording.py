@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from pathlib import Path
 
 import pytest
 
-from aegisipc.chaos.history import Deed, Effect, Fault, Operation, Phase, Stage, to_line
-from aegisipc.chaos.real.recording import Ledger, Recorder, gathered, line_of, now_ns
+from aegisipc.chaos.history import Deed, Effect, Fault, Operation, Phase, Stage, from_line, to_line
+from aegisipc.chaos.real.recording import Ledger, Recorder, began_in, entry_of, gathered, line_of, now_ns
 
 
 def _operation(number: int, at_ns: int = 0) -> Operation:
@@ -31,7 +32,38 @@ def _operation(number: int, at_ns: int = 0) -> Operation:
     ],
 )
 def test_a_line_is_the_one_that_histories_have(entry: Operation | Effect | Fault) -> None:
-    assert line_of(entry) == to_line(entry)
+    assert json.loads(line_of(entry)) == json.loads(to_line(entry))
+    assert from_line(line_of(entry)) == entry_of(to_line(entry)) == entry
+
+
+@pytest.mark.parametrize(
+    "line", [b"{", b"[]", b'{"kind":"effect"}', b'{"kind":"operation","stage":"?"}', b"{}"]
+)
+def test_a_line_that_is_none_is_refused(line: bytes) -> None:
+    with pytest.raises(ValueError, match=r"EOF|cannot read|not a valid"):
+        entry_of(line)
+
+
+@pytest.mark.parametrize(
+    ("instance", "epoch", "call_id", "found"),
+    [
+        ("i1", 3, "x", 5),
+        ("i1", 0, "x", 5),
+        ("i1", 2, "x", None),
+        ("i2", 3, "x", None),
+        ("i1", 3, "y", None),
+    ],
+)
+def test_the_ledger_tells_who_began_a_call(
+    instance: str, epoch: int, call_id: str, found: int | None, tmp_path: Path
+) -> None:
+    Ledger(tmp_path / "i1.1.1.history", "i1", "i1.1.1")  # of a life in which nothing was begun
+    ledger = Ledger(tmp_path / "i1.2.2.history", "i1", "i1.2.2")
+    for number, began in ((4, "w"), (5, "x")):
+        ledger.write(
+            number, Phase.BEGAN, call_id=began, epoch=3, target="book.place", effect="once", resource="g1-1"
+        )
+    assert began_in(tmp_path, call_id, instance=instance, epoch=epoch) == found
 
 
 async def test_what_is_kept_is_in_the_file_when_that_returns(tmp_path: Path) -> None:

@@ -105,6 +105,13 @@ def test_the_slowest_resource_counts() -> None:
     assert seconds == 2.0
 
 
+def test_a_service_that_refuses_is_there_again_and_one_that_expires_is_not() -> None:
+    for error, expected in (("refused", 1.0), ("call_expired", float("inf"))):
+        calls = [call(1, 1, 1.1), call(2, 6, 7, stage="fail", error=error)]
+        ((_, seconds),) = figures_of(run_of(*calls, faults=(kill(5.0),))).recoveries
+        assert seconds == expected
+
+
 def test_a_fault_after_which_nothing_succeeds_is_said_to_be_endless() -> None:
     calls = [call(1, 1, 1.1), call(2, 6, 7, stage="info", error="call_timeout")]
     run = run_of(*calls, faults=(kill(5.0), kill(15.0)))

@@ -27,6 +27,11 @@ MAX_ACCEPT_DELAY_S: Final = 600
 """How much later than the time in its id a call may have been accepted and still be found by its id."""
 
 
+_LAST_NS: Final = 253_402_214_400 * 1_000_000_000
+"""The last day of the year 9999. An id that nobody made may name a later time, which no server can be asked
+about.
+"""
+
 NEAR_S: Final = 1
 """How far from the time in its id nearly every call is found."""
 
@@ -51,6 +56,8 @@ async def _find_around(
     log: Log, subjects: Subjects, call_id: CallId, before_s: int, after_s: int
 ) -> AcceptedCall | None:
     born_ns = time_of(call_id) * 1_000_000
+    if born_ns > _LAST_NS:
+        return None
     start = Start(time_ns=max(0, born_ns - before_s * 1_000_000_000))
     give_up_ns = born_ns + after_s * 1_000_000_000
     sessions = Sessions()

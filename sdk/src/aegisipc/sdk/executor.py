@@ -108,7 +108,7 @@ class Executor:
         self._runs[call.call_id] = run
         emitter: Emitter | None = None
         try:
-            body = call.body if self._large is None else await self._large.arguments(call)
+            body = call.body if self._large is None else await self._fetched(self._large, call)
             args, kwargs = method.load(body)
             if method.context_name is not None:
                 emitter = None if self._state is None else Emitter(self._state, run.target)
@@ -129,6 +129,12 @@ class Executor:
             return done
         finally:
             self._end(run, emitter)
+
+    async def _fetched(self, large: LargeBodies, call: OpenCall) -> bytes:
+        body = await large.arguments(call)
+        if body is not call.body and self._clock() >= call.deadline_ns:  # to fetch them took too long
+            raise _TooLate
+        return body
 
     def _end(self, run: Run, emitter: Emitter | None) -> None:
         run.has_ended = True
@@ -333,7 +339,7 @@ class Executor:
 
 
 class _TooLate(Exception):
-    """The deadline passed before a thread was free."""
+    """The deadline passed before a thread was free, or its arguments were there."""
 
 
 def _done(mark: Mark, body: bytes | None, emitted: tuple[bytes, ...] = ()) -> Done:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
-from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final
 
 from aegisipc.chaos.history import Deed, Stage
+from aegisipc.chaos.real.monitoring import FSYNC_MS
 from aegisipc.chaos.real.plans import Step
 from aegisipc.chaos.real.running import Finished, run_scenario
 from aegisipc.chaos.real.scenarios import SCENARIOS, chosen
 from aegisipc.chaos.report import write_report
+from aegisipc.chaos.report.figures import figures_of
 from aegisipc.chaos.report.model import ScenarioRun
 from aegisipc.eventstore.cli import say
 from aegisipc.eventstore.cli.ending import ended_by_sigterm
@@ -21,6 +23,7 @@ from aegisipc.eventstore.cli.output import Cell, Paint, print_json, table
 _MOST_FINDINGS: Final = 3
 _CALLS: Final = (Deed.CALL, Deed.SUBMIT)
 _NAME: Final = 24
+_SLOW_S: Final = 1.0
 
 
 async def run_and_report(
@@ -61,14 +64,22 @@ def calls_in(run: ScenarioRun) -> int:
     return sum(o.stage is Stage.INVOKE and o.deed in _CALLS for o in run.evidence.operations)
 
 
-def worst_recovery_s(run: ScenarioRun) -> float:
-    """For how long, at most, no call of any client succeeded while there were faults."""
-    at = sorted(
-        o.at_ns
-        for o in run.evidence.operations
-        if o.stage is Stage.OK and o.deed is not Deed.OPERATE and o.at_ns <= (run.evidence.healed_at_ns or 0)
-    )
-    return max((later - former for former, later in pairwise(at)), default=0) / 1e9
+def worst_recovery_s(run: ScenarioRun) -> float | None:
+    """The longest that a service was without success after a fault, as the report has it; ``None`` if nobody
+    asked, infinite if it lasted to the end.
+    """
+    return figures_of(run).longest_recovery_s
+
+
+def _recovery_text(seconds: float | None) -> str:
+    if seconds is None:
+        return "    none"
+    return "   never" if math.isinf(seconds) else f"{seconds:6.2f} s"
+
+
+def slowest_fsync_s(run: ScenarioRun) -> float:
+    """How long the slowest fsync took that was tried on this machine, once a second, during the run."""
+    return max((s.tables.get(FSYNC_MS, 0) for s in run.evidence.samples), default=0) / 1000
 
 
 def line_of(run: ScenarioRun, paint: Paint) -> str:
@@ -77,7 +88,9 @@ def line_of(run: ScenarioRun, paint: Paint) -> str:
         return f"{run.name:{_NAME}} {paint('yellow', 'skipped')}: {run.skipped}"
     verdict = paint("green", "holds") if run.is_green else paint("red", "VIOLATED")
     counts = f"{calls_in(run):>7,} calls {len(run.evidence.faults):>3} faults"
-    lines = [f"{run.name:{_NAME}} {counts}  worst recovery {worst_recovery_s(run):6.2f} s  {verdict}"]
+    lines = [
+        f"{run.name:{_NAME}} {counts}  worst recovery {_recovery_text(worst_recovery_s(run))}  {verdict}"
+    ]
     for each in run.judgement.verdicts:
         if each.holds:
             continue
@@ -85,12 +98,14 @@ def line_of(run: ScenarioRun, paint: Paint) -> str:
         lines += [f"    {finding.text}" for finding in each.findings[:_MOST_FINDINGS]]
         if len(each.findings) > _MOST_FINDINGS:
             lines.append(f"    and {len(each.findings) - _MOST_FINDINGS} more")
+    if not run.is_green and (slowest_s := slowest_fsync_s(run)) > _SLOW_S:
+        lines.append(f"  this machine was slow meanwhile: an fsync took up to {slowest_s:.1f} s")
     return "\n".join([*lines, *(f"  {command}" for command in run.replay)])
 
 
 def as_plain(run: ScenarioRun, plan: Iterable[Step]) -> dict[str, Any]:
     """Return a run for programs."""
-    evidence = run.evidence
+    evidence, recovery_s = run.evidence, worst_recovery_s(run)
     return {
         "scenario": run.name,
         "seed": run.seed,
@@ -100,7 +115,8 @@ def as_plain(run: ScenarioRun, plan: Iterable[Step]) -> dict[str, Any]:
         "plan": [step.to_plain() for step in plan],
         "calls": calls_in(run),
         "faults": len(evidence.faults),
-        "worst_recovery_s": round(worst_recovery_s(run), 3),
+        "worst_recovery_s": None if recovery_s is None or math.isinf(recovery_s) else round(recovery_s, 3),
+        "slowest_fsync_s": slowest_fsync_s(run),
         "not_serving": [probe.node for probe in evidence.probes if not probe.serves],
         "leaks": evidence.leaks,
         "unhandled": evidence.unhandled,

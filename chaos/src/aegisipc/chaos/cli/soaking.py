@@ -29,7 +29,8 @@ from aegisipc.eventstore.cli.output import Paint, print_json, table
 PROGRESS_S: Final = 10.0
 _EVERYBODY: Final = ("i1", "i2", "i3", "w1", "w2", "router1", "router2", "caller1", "caller2")
 _SERVER: Final = ("server1",)
-_LOAD: Final = LoadOptions(clients=1, workers=192, pause_ms=0.0, resources=128, plain=True)
+_LOAD: Final = LoadOptions(clients=1, workers=768, pause_ms=0.0, resources=512, plain=True)
+"""So many calls in flight that frames are long: most costs are those of a frame, or of an fsync."""
 _FEWEST: Final = 20
 """With fewer samples there is no telling whether memory rises."""
 _LOSSES: Final = ("G1", "G2")
@@ -50,9 +51,10 @@ def scenario() -> Scenario:
     shape = Shape(
         namespaces=has_namespaces,
         load=_LOAD,
-        max_running=512,
+        max_running=2048,
         max_backlog=100_000,
         snapshot_every=50_000,
+        operator_gap_s=(5.0, 15.0),
     )
     about = "calls without a pause, while every role and the server are killed, frozen and cut off"
     return Scenario("soak", about, together(*draws), shape)

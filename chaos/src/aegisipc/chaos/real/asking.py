@@ -171,12 +171,19 @@ class Caller:
 
 def ended(asked: Operation, outcome: Told) -> Operation:
     """Return the completion of an operation."""
-    return replace(
-        asked,
-        stage=outcome.stage,
-        at_ns=now_ns(),
-        call_id=outcome.call_id or asked.call_id,
-        value=outcome.value,
-        error=outcome.error,
-        message=outcome.message,
+    return Operation(
+        asked.number,
+        outcome.stage,
+        asked.deed,
+        asked.client,
+        now_ns(),
+        asked.target,
+        asked.effect,
+        asked.resource,
+        asked.key,
+        asked.timeout_s,
+        outcome.call_id or asked.call_id,
+        outcome.value,
+        outcome.error,
+        outcome.message,
     )

@@ -32,7 +32,8 @@ class Shape:
     """What is run. ``nodes`` servers, 1 or 3, of the version ``server`` (default: the installed one), with
     their data on a disk of ``disk_bytes`` if that is not 0. ``proxied``: each process reaches the server
     through a proxy of its own; ``namespaces``: each is in a network namespace of its own; ``skewed``: each
-    has a wall clock of its own. ``system_account``: routers hear of connections that end.
+    has a wall clock of its own. ``system_account``: routers hear of connections that end. Meanwhile an
+    operator does something once in ``operator_gap_s`` seconds, drawn between these two.
     """
 
     nodes: int = 1
@@ -42,6 +43,7 @@ class Shape:
     namespaces: bool = False
     skewed: bool = False
     system_account: bool = True
+    operator_gap_s: tuple[float, float] = (0.5, 2.0)
     routers: int = 2
     client_processes: int = 2
     load: LoadOptions = field(default_factory=LoadOptions)
@@ -67,7 +69,7 @@ class Shape:
 @dataclass(slots=True)
 class Member:
     """One of the processes, over all its lives. ``is_wanted``: it should run now; if it does not, it ended by
-    itself.
+    itself. ``began_ns`` is when its present life began.
     """
 
     name: str
@@ -77,7 +79,7 @@ class Member:
     lives: int = 0
     is_wanted: bool = False
     is_frozen: bool = False
-    extra: dict[str, Any] = field(default_factory=dict)
+    began_ns: int = 0
 
     @property
     def pid(self) -> int | None:

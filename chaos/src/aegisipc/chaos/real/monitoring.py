@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import time
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,6 +18,9 @@ from aegisipc.eventstore.subjects import subjects_of
 from aegisipc.router.cli.asking import ask
 from aegisipc.router.infrastructure.embedded import EmbeddedServer
 
+MACHINE: Final = "machine"
+FSYNC_MS: Final = "fsync_ms"
+LATE_MS: Final = "late_ms"
 _ANSWER_S: Final = 1.0
 _PAGE_BYTES: Final = os.sysconf("SC_PAGE_SIZE")
 
@@ -79,6 +83,29 @@ async def samples_of(scene: Scene) -> list[Sample]:
             }
             found.append(held_by(f"server{number}", server.pid, **counts))
     return [each for each in found if each is not None]
+
+
+async def machine_sample(scene: Scene) -> Sample:
+    """Return how slow this machine is at the moment: how long an fsync takes on the disk of the run, and how
+    late a callback comes. Where all calls stood still, this tells whether the system did, or the machine.
+    """
+    loop = asyncio.get_running_loop()
+    began_s = loop.time()
+    await asyncio.sleep(0)
+    late_ms = int((loop.time() - began_s) * 1000)
+    fsync_ms = await asyncio.to_thread(_fsync_ms, scene.folder / "fsync")
+    return Sample(MACHINE, now_ns(), tables={FSYNC_MS: fsync_ms, LATE_MS: late_ms})
+
+
+def _fsync_ms(path: Path) -> int:
+    began_s = time.monotonic()
+    file = os.open(path, os.O_WRONLY | os.O_CREAT, 0o600)
+    try:
+        os.write(file, b"x")
+        os.fsync(file)
+    finally:
+        os.close(file)
+    return int((time.monotonic() - began_s) * 1000)
 
 
 async def tables_of(scene: Scene, connection: Connection) -> list[Sample]:

@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from aegisipc.chaos.history import Probe
 from aegisipc.chaos.real.members import Role
+from aegisipc.chaos.real.operating import Operator
 from aegisipc.chaos.real.recording import now_ns
 from aegisipc.chaos.real.scene import NAMESPACE, Scene
 from aegisipc.chaos.real.services import BOOK, DESK, GROUPS, WHERE, resources_of
@@ -77,14 +78,15 @@ class Prober:
             found.append(await self._probe(f"server{number}", "server", healthy, {}))
         return found
 
-    async def concluded(self, connection: Connection) -> Probe:
-        """No call is open any more but those in doubt, as a router knows that has read everything."""
+    async def concluded(self, connection: Connection, operator: Operator) -> Probe:
+        """No call is open any more, as a router knows that has read everything: an operator has ended what
+        only people can.
+        """
 
         async def nothing_open() -> str:
+            await operator.end_all()
             told = await ask(connection, self._subjects.api("status"), {}, _TRY_S)
-            counts, doubts = dict(told.get("open_calls") or {}), dict(told.get("doubts") or {})
-            left = {place: count - doubts.get(place, 0) for place, count in counts.items()}
-            left = {place: count for place, count in left.items() if count}
+            left = {place: count for place, count in dict(told.get("open_calls") or {}).items() if count}
             return f"open calls: {left}" if left else ""
 
         return await self._probe("log", "log", nothing_open, {})
@@ -144,11 +146,11 @@ class Prober:
 
     async def routers(self) -> list[Probe]:
         """Every router tells its state, and that is what the log comes to; so are the snapshots."""
-        report, missing = await self._verified()
+        report, missing, after_s = await self._verified()
         found = []
         for member in self._scene.of(Role.ROUTER):
             claim = next((c for c in report.checks if c.who == f"router {member.name}"), None)
-            found.append(self._router(member.name, claim, report, missing))
+            found.append(self._router(member.name, claim, report, missing, after_s))
         for each in report.checks:
             if each.kind != "claim":
                 said = {"snapshot": each.claimed, "replayed": each.found}
@@ -166,8 +168,8 @@ class Prober:
                 )
         return found
 
-    def _router(self, name: str, claim: Check | None, report: Report, missing: str) -> Probe:
-        after_s = time.monotonic() - self._began_s
+    @staticmethod
+    def _router(name: str, claim: Check | None, report: Report, missing: str, after_s: float) -> Probe:
         if claim is None or not claim.claimed:
             why = claim.why if claim is not None else missing or "it has not answered"
             return Probe(name, "router", False, now_ns(), after_s, detail=why)
@@ -177,17 +179,21 @@ class Prober:
             digests["snapshot"] = tail.claimed
         return Probe(name, "router", not claim.failed, now_ns(), after_s, digests, claim.why)
 
-    async def _verified(self) -> tuple[Report, str]:
-        """Fold the log, and compare; again if a router has not told, until there is no time left."""
+    async def _verified(self) -> tuple[Report, str, float]:
+        """Fold the log, and compare; again if a router has not told, until there is no time left. Also
+        returns when the routers told: to fold a long log takes longer.
+        """
         wanted = {f"router {member.name}" for member in self._scene.of(Role.ROUTER)}
         while True:
             async with open_live(self._scene.url, NAMESPACE) as source:
                 claims = await router_claims(source)
+                after_s = time.monotonic() - self._began_s
                 report = await check(source, claims)
             told = {claim.who for claim in claims if claim.digest}
             missing = wanted - told
             if not missing or self._left_s() <= 0:
-                return report, f"no answer from {', '.join(sorted(missing))}" if missing else ""
+                why = f"no answer from {', '.join(sorted(missing))}" if missing else ""
+                return report, why, after_s
             await asyncio.sleep(_PAUSE_S)
 
     # -- shared state -----------------------------------------------------------------------------------
@@ -224,7 +230,7 @@ class Prober:
         return ""
 
 
-async def probed(scene: Scene) -> list[Probe]:
+async def probed(scene: Scene, operator: Operator) -> list[Probe]:
     """Probe everything but the clients, who probe themselves when they end."""
     prober = Prober(scene)
     found = await prober.servers()
@@ -232,7 +238,7 @@ async def probed(scene: Scene) -> list[Probe]:
         connect(scene.url, namespace=NAMESPACE, name="prober", connect_timeout_s=BOUND_S) as client,
         await Connection.open(ConnectOptions(scene.url, name="aegis:prober")) as connection,
     ):
-        found.append(await prober.concluded(connection))
+        found.append(await prober.concluded(connection, operator))
         found += await prober.instances(client, connection)
         found += await prober.shared(connection)
     return found + await prober.routers()

@@ -3,23 +3,35 @@
 from __future__ import annotations
 
 import asyncio
-import json
+import mmap
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import MISSING, fields
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
 
-from aegisipc.chaos.history import Effect, Entry, Evidence, Operation, Phase, from_line, to_line
+from pydantic_core import from_json, to_json
+
+from aegisipc.chaos.history import (
+    Deed,
+    Effect,
+    Entry,
+    Evidence,
+    Operation,
+    Phase,
+    Stage,
+    from_line,
+    to_line,
+)
 
 HISTORY: Final = "*.history"
 """All files of histories and ledgers in a folder."""
+_EFFECT: Final = b'"kind":"effect"'
 
 
-_encode: Final = json.JSONEncoder(separators=(",", ":"), sort_keys=True).encode
-_DEFAULTS: Final[dict[type[Entry], tuple[tuple[str, Any], ...]]] = {
+_FIELDS: Final[dict[type[Entry], tuple[tuple[str, Any], ...]]] = {
     kind: tuple(
         (of.name, of.default if of.default_factory is MISSING else of.default_factory())
         for of in fields(kind)
@@ -29,18 +41,41 @@ _DEFAULTS: Final[dict[type[Entry], tuple[tuple[str, Any], ...]]] = {
 
 
 def line_of(entry: Entry) -> bytes:
-    """Return what :func:`~aegisipc.chaos.history.to_line` does, in a third of the time for what there is most
-    of.
+    """Return what :func:`~aegisipc.chaos.history.to_line` does, in a fraction of the time for what there is
+    most of.
     """
-    defaults = _DEFAULTS.get(type(entry))
-    if defaults is None:
+    names = _FIELDS.get(type(entry))
+    if names is None:
         return to_line(entry)
-    kept: dict[str, Any] = {"kind": type(entry).__name__.lower()}
-    for name, default in defaults:
+    kept: dict[str, Any] = {}
+    for name, default in names:
         value = getattr(entry, name)
         if value is not default and (value != default or type(value) is not type(default)):
             kept[name] = value
-    return _encode(kept).encode() + b"\n"
+    kept["kind"] = type(entry).__name__.lower()
+    return to_json(kept) + b"\n"
+
+
+def entry_of(line: bytes) -> Entry:
+    """Return what :func:`~aegisipc.chaos.history.from_line` does, faster for what there is most of.
+
+    Raises:
+        ValueError: the line cannot be read.
+    """
+    try:
+        plain = from_json(line)
+        match plain["kind"]:
+            case "operation":
+                del plain["kind"]
+                plain["stage"], plain["deed"] = Stage(plain["stage"]), Deed(plain["deed"])
+                return Operation(**plain)
+            case "effect":
+                del plain["kind"]
+                plain["phase"] = Phase(plain["phase"])
+                return Effect(**plain)
+    except (KeyError, TypeError, IndexError) as error:
+        raise ValueError(f"cannot read a line of a history: {error!r}") from error
+    return from_line(line)
 
 
 def now_ns() -> int:
@@ -121,6 +156,7 @@ class Ledger:
     def __init__(self, path: Path, instance: str, life: str) -> None:
         self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         self._instance, self._life = instance, life
+        self.folder: Final = path.parent
 
     def write(
         self,
@@ -153,9 +189,36 @@ class Ledger:
         os.write(self._file, line_of(entry))
 
 
-def gathered(folder: Path, more: Iterable[Entry] = ()) -> Evidence:
-    """Read all histories and ledgers in a folder, and put them in the order of their times. The last line of
-    a file may be cut off, if its writer was killed.
+def began_in(folder: Path, call_id: str, *, instance: str, epoch: int) -> int | None:
+    """Return the number of the call if an instance began it under an epoch (0: any, as in a pool), by its
+    ledgers of all lives; ``None`` if it did not. This is what a service would ask its venue.
+    """
+    for path in folder.glob(f"{instance}.{HISTORY}"):
+        with path.open("rb") as file:
+            if not os.fstat(file.fileno()).st_size:
+                continue
+            with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as ledger:
+                for line in _lines_with(ledger, f'"call_id":"{call_id}"'.encode()):
+                    entry = entry_of(line)
+                    if isinstance(entry, Effect) and epoch in (0, entry.epoch):
+                        return entry.number
+    return None
+
+
+def _lines_with(ledger: mmap.mmap, text: bytes) -> Iterator[bytes]:
+    """Return all complete lines with a text."""
+    at = ledger.find(text)
+    while at >= 0:
+        end = ledger.find(b"\n", at)
+        if end < 0:
+            return
+        yield ledger[ledger.rfind(b"\n", 0, at) + 1 : end]
+        at = ledger.find(text, end)
+
+
+def gathered(folder: Path, more: Iterable[Entry] = (), *, has_effects: bool = True) -> Evidence:
+    """Read all histories in a folder, and all ledgers if they are wanted, and put them in the order of their
+    times. The last line of a file may be cut off, if its writer was killed.
 
     Raises:
         ValueError: another line cannot be read.
@@ -164,7 +227,8 @@ def gathered(folder: Path, more: Iterable[Entry] = ()) -> Evidence:
     for path in sorted(folder.glob(HISTORY)):
         lines = path.read_bytes().split(b"\n")
         for line in lines[:-1]:
-            evidence.take(from_line(line))
+            if has_effects or _EFFECT not in line:
+                evidence.take(entry_of(line))
     for entry in more:
         evidence.take(entry)
     evidence.operations.sort(key=lambda entry: entry.at_ns)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import random
 import re
-import shlex
 import signal
 import tempfile
 import time
@@ -15,16 +14,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from aegisipc.chaos.checking import Bounds, judge
 from aegisipc.chaos.history import Deed, Probe, Sample, Stage
 from aegisipc.chaos.log_facts import LogFacts, read_log_facts
 from aegisipc.chaos.log_roles import role_spans
 from aegisipc.chaos.nemeses.errors import Unavailable
 from aegisipc.chaos.nemeses.hostile import MALLORY
 from aegisipc.chaos.real.breaks import BREAKS
+from aegisipc.chaos.real.judging import commands_of, judged, shortest_of, versions_of
 from aegisipc.chaos.real.leaks import left_at_servers, processes_in
+from aegisipc.chaos.real.leaving_out import leave_out
 from aegisipc.chaos.real.members import Role
-from aegisipc.chaos.real.monitoring import samples_of, tables_of
+from aegisipc.chaos.real.monitoring import machine_sample, samples_of, tables_of
+from aegisipc.chaos.real.operating import an_operator
 from aegisipc.chaos.real.plans import Step, drawn
 from aegisipc.chaos.real.probing import probed
 from aegisipc.chaos.real.recording import gathered, now_ns
@@ -40,6 +41,7 @@ from aegisipc.eventstore.nats.options import ConnectOptions
 from aegisipc.eventstore.replay.bundle_files import SUFFIX
 from aegisipc.eventstore.replay.exporting import export
 from aegisipc.eventstore.replay.sources import open_live
+from aegisipc.router.infrastructure.server_config import find_server_binary
 
 SAMPLE_S: Final = 1.0
 _WARM_S: Final = 0.5
@@ -49,10 +51,7 @@ _MEMBERS_END_S: Final = 20.0
 READ_S: Final = 8.0
 _READ_ALL_S: Final = 120.0
 _FINAL: Final = (Deed.CALL, Deed.ATTACH)
-_MOST_COMMANDS: Final = 3
 _ENDED: Final = "All processes of the run have ended with it."
-_MEMORY_SPAN_S: Final = 240.0
-"""A server remembers the ids of messages for two minutes: its memory rises for so long, and then some."""
 _SIGNS: Final = re.compile(r"^(?:Traceback |.*(?:was never retrieved|never awaited))", re.MULTILINE)
 """What Python prints of exceptions that nobody handled. Tracebacks in a log are within a line."""
 _SHOWN: Final = 1500
@@ -96,7 +95,12 @@ async def run_scenario(
         with running_zygote(folder) as zygote:
             try:
                 async with a_scene(scenario.shape, zygote, folder, f"{scenario.name}:{seed}") as scene:
-                    await _Course(scene, run, tell, beside, read_s).take(plan, duration_s, keep_in)
+                    course = _Course(scene, run, tell, beside, read_s)
+                    try:
+                        await course.take(plan, duration_s, keep_in)
+                    except AegisError:
+                        course.gather()
+                        raise
             except* Unavailable as errors:
                 run.skipped = "; ".join(map(str, _all_in(errors)))
             except* AegisError as errors:
@@ -149,36 +153,47 @@ class _Course:
     async def take(self, plan: list[Step], duration_s: float, keep_in: Path | None) -> None:
         """Go through all of it, and put what came of it into the run."""
         scene, run = self._scene, self._run
+        ran = [server.binary or find_server_binary() for server in scene.servers]
         await scene.begin()
-        async with alongside(self._watch()):
+        async with alongside(self._watch()), an_operator(scene) as operator:
             await asyncio.sleep(_WARM_S)
             self._tell(f"{run.name}: {len(plan)} faults in {duration_s:g} s")
-            async with alongside(self._beside(scene) if self._beside is not None else None):
+            beside = self._beside(scene) if self._beside is not None else None
+            async with alongside(beside), operator.at_work():
                 await strike_all(scene, plan, BREAKS, duration_s)
             healed_ns = now_ns()
             self._tell(f"{run.name}: healed; waiting until all has concluded")
             await self._stop(Role.CLIENT, _CLIENTS_END_S)
-            self._probes += await probed(scene)
+            self._probes += await probed(scene, operator)
             self._tell(f"{run.name}: everybody was asked; reading back")
             facts = await self._read_back()
         self._tell(f"{run.name}: ending")
         leaks = await self._end()
-        run.evidence = gathered(scene.histories, [*scene.broken, *self._samples, *self._probes])
+        self.gather()
         run.evidence.healed_at_ns = healed_ns if plan else 0
         run.evidence.leaks += leaks
+        offset_ns = time.time_ns() - now_ns()
+        run.judgement = await asyncio.to_thread(judged, run.evidence, facts, offset_ns)
+        run.roles = role_spans(facts, run.evidence, clock_offset_ns=offset_ns)
+        ran += [server.binary or find_server_binary() for server in scene.servers]
+        run.versions = await asyncio.to_thread(versions_of, ran)
+        if not run.judgement.holds:
+            run.shortest = await asyncio.to_thread(shortest_of, run, facts, offset_ns)
+            if keep_in is not None:
+                await self._keep(keep_in)
+
+    def gather(self) -> None:
+        """Put what there is of evidence into the run, also of one that is given up."""
+        scene, run = self._scene, self._run
+        run.evidence = gathered(scene.histories, [*scene.broken, *self._samples, *self._probes])
         run.evidence.unhandled += [*scene.ended, *_tracebacks(scene.folder)]
         run.evidence.ended_at_ns = now_ns()
-        offset_ns = time.time_ns() - now_ns()
-        bounds = Bounds(clock_offset_ns=offset_ns, memory_span_s=_MEMORY_SPAN_S)
-        run.judgement = await asyncio.to_thread(judge, run.evidence, facts, bounds=bounds)
-        run.roles = role_spans(facts, run.evidence, clock_offset_ns=offset_ns)
-        if not run.judgement.holds and keep_in is not None:
-            await self._keep(keep_in)
 
     async def _watch(self) -> None:
         """Take samples, and start again who ended by itself."""
         async with await Connection.open(ConnectOptions(self._scene.url, name="aegis:monitor")) as watching:
             while True:
+                self._samples.append(await machine_sample(self._scene))
                 self._samples += await samples_of(self._scene)
                 self._samples += await tables_of(self._scene, watching)
                 self._scene.look()
@@ -200,19 +215,20 @@ class _Course:
             )
         for member, child in members:
             if child.is_alive:
-                self._scene.ended.append(f"{member.name} did not end within {within_s:g} s of SIGTERM")
+                self._scene.ended.append(
+                    f"{member.name} did not end within {within_s:g} s of SIGTERM; the last that it said: "
+                    f"{self._scene.last_of(child)}"
+                )
                 member.kill()
             elif child.code:
-                self._scene.ended.append(
-                    f"{member.name} ended with exit code {child.code}: {self._scene.last_of(child)}"
-                )
+                self._scene.tell_of(member, "ended in the end")
 
     async def _read_back(self) -> LogFacts:
         """Read the log, and have a new process attach to what is in it."""
         scene = self._scene
         async with open_live(scene.url, NAMESPACE) as source:
             facts = await read_log_facts(source.log, source.subjects)
-            _leave_out(facts, MALLORY)
+            await leave_out(facts, MALLORY, source.log, source.subjects)
             must, may = await asyncio.to_thread(_accepted, scene.histories, facts, scene.seed)
             reader = scene.read_back(must, may, self._read_s)
             try:
@@ -240,25 +256,14 @@ class _Course:
                 source, folder / name, from_seq=bounds.first_seq, until_seq=bounds.last_seq, force=True
             )
         run.artefacts["bundle"] = name
-        run.replay += _commands(run, folder / name)
-
-
-def _leave_out(facts: LogFacts, who: str) -> None:
-    """Leave out what somebody wrote of whom nothing is promised: whether it did harm shows in the others."""
-    facts.strangers[:] = [stranger for stranger in facts.strangers if stranger.writer != who]
-    facts.used_twice[:] = [(i, seq) for i, seq in facts.used_twice if facts.calls[i].client != who]
-    for call_id in [call_id for call_id, call in facts.calls.items() if call.client == who]:
-        call = facts.calls.pop(call_id)
-        if call.number is not None:
-            rest = (other for other in facts.by_number[call.number] if other is not call)
-            facts.by_number[call.number] = tuple(rest)
+        run.replay += commands_of(run, folder / name)
 
 
 def _accepted(folder: Path, facts: LogFacts, seed: str) -> tuple[list[str], list[str]]:
     """Return the ids of all calls that clients or the log know: first those of which no client was told for
     certain what became of them, then the others, in an order of chance.
     """
-    operations = gathered(folder).operations
+    operations = gathered(folder, has_effects=False).operations
     known = {o.call_id for o in operations if o.call_id is not None} | set(facts.calls)
     done = {o.number for o in operations if o.stage in (Stage.OK, Stage.FAIL) and o.deed is Deed.CALL}
     told = {o.call_id for o in operations if o.stage in (Stage.OK, Stage.FAIL) and o.deed in _FINAL}
@@ -266,17 +271,6 @@ def _accepted(folder: Path, facts: LogFacts, seed: str) -> tuple[list[str], list
     rest = sorted(known & told)
     random.Random(seed).shuffle(rest)  # noqa: S311 - no secret: it is to be repeated
     return sorted(known - told), rest
-
-
-def _commands(run: ScenarioRun, bundle: Path) -> list[str]:
-    """Return what to type, the most telling first."""
-    begin = f"aegis replay --bundle {shlex.quote(str(bundle))}"
-    found = [finding for verdict in run.judgement.verdicts for finding in verdict.findings]
-    calls = list(dict.fromkeys(call_id for finding in found for call_id in finding.call_ids))
-    seqs = list(dict.fromkeys(seq for finding in found for seq in finding.seqs))
-    commands = [f"{begin} --why call {call_id}" for call_id in calls[:_MOST_COMMANDS]]
-    commands += [f"{begin} --until {seq}" for seq in seqs[:_MOST_COMMANDS]]
-    return [*commands, f"{begin} --verify"]
 
 
 def _tracebacks(folder: Path) -> list[str]:

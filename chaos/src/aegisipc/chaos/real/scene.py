@@ -28,9 +28,11 @@ from aegisipc.router.infrastructure.embedded_cluster import running_cluster, thr
 from aegisipc.router.infrastructure.server_config import ServerTuning
 
 NAMESPACE: Final = "chaos"
-READY_S: Final = 30.0
+READY_S: Final = 60.0
 _POLL_S: Final = 0.02
 _LAST_LINES: Final = 12
+_TOLD: Final = "error: "
+"""So begins the line of a command that ends for a reason of which the user is told."""
 _PROMISED_BYTES: Final = 8 << 30
 """A server believes in so much room on a disk that is small: it is to find out for itself."""
 
@@ -59,6 +61,8 @@ class Scene:
         self.clocks: dict[str, WallClock] = {}
         self.network: Namespaces | None = None
         self.disk: SmallDisk | None = None
+        self._breaking = 0
+        self._healed_ns = 0
         self._outputs = itertools.count(1)
         self._locks: dict[str, asyncio.Lock] = {}
 
@@ -122,7 +126,7 @@ class Scene:
             env=clock.environment if clock is not None else None,
             netns=self.network.namespace(member.name) if self.network is not None else "",
         )
-        member.is_wanted, member.is_frozen = True, False
+        member.is_wanted, member.is_frozen, member.began_ns = True, False, now_ns()
 
     async def ready(self, member: Member) -> None:
         """Wait until it can be used.
@@ -159,10 +163,25 @@ class Scene:
         for member in self.members.values():
             child = member.child
             if member.is_wanted and child is not None and not child.is_alive:
-                self.ended.append(
-                    f"{member.name} ended by itself with exit code {child.code}: {self.last_of(child)}"
-                )
+                if not self._could_not_begin(member, child):
+                    self.tell_of(member, "ended by itself")
                 self.start(member)
+
+    def _could_not_begin(self, member: Member, child: Child) -> bool:
+        """Whether it ended as is promised of one that cannot begin because something is broken: it says why
+        in a line, and whoever supervises it starts it again. After the end of all faults every one must
+        serve.
+        """
+        said = self.last_of(child).splitlines()
+        is_told = child.code == 1 and bool(said) and said[-1].startswith(_TOLD)
+        was_broken = bool(self._breaking) or self._healed_ns > member.began_ns
+        return is_told and was_broken and not member.has_said("ready")
+
+    def tell_of(self, member: Member, what: str) -> None:
+        """Note that a process ended otherwise than it should, with the last that it said."""
+        child = member.child
+        if child is not None:
+            self.ended.append(f"{member.name} {what} with exit code {child.code}: {self.last_of(child)}")
 
     def read_back(self, must: list[str], may: list[str], for_s: float) -> Member:
         """Start a process that attaches to calls: all that it must, others for `for_s` at most."""
@@ -186,10 +205,13 @@ class Scene:
     def fault(self, name: str, victim: str, detail: str = "") -> Iterator[None]:
         """While this lasts, something is broken; it is in the evidence then."""
         at_ns = now_ns()
+        self._breaking += 1
         try:
             yield
         finally:
-            self.broken.append(Fault(name, victim, at_ns, now_ns(), detail))
+            self._breaking -= 1
+            self._healed_ns = now_ns()
+            self.broken.append(Fault(name, victim, at_ns, self._healed_ns, detail))
 
 
 @asynccontextmanager

@@ -9,10 +9,8 @@ from typing import Final
 from aegisipc.chaos.nemeses.disks import FaultySync
 from aegisipc.chaos.real.plans import Step
 from aegisipc.chaos.real.scene import NotReady, Scene
-from aegisipc.chaos.real.striking import Break, server_of
+from aegisipc.chaos.real.striking import START_S, Break, server_of
 from aegisipc.router.infrastructure.embedded import EmbeddedServer
-
-_START_S: Final = 30.0
 
 
 @asynccontextmanager
@@ -51,7 +49,7 @@ async def _full_disk(scene: Scene, step: Step) -> AsyncIterator[None]:
 async def _again(server: EmbeddedServer) -> None:
     """Start a server anew, as an operator would."""
     await server.kill()
-    await server.start(_START_S)
+    await server.start(START_S)
 
 
 @asynccontextmanager
@@ -62,7 +60,7 @@ async def _upgraded(scene: Scene, step: Step) -> AsyncIterator[None]:
         await server.stop()
         server.binary = None
         yield
-        await server.start(_START_S)
+        await server.start(START_S)
 
 
 @asynccontextmanager

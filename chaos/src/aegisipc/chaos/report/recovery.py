@@ -11,6 +11,11 @@ from aegisipc.chaos.history import Fault, Stage
 from aegisipc.chaos.report.calls import Asked
 
 _NEVER = 2**63
+_NOT_SERVED = frozenset(
+    {"ack_unknown", "call_cancelled", "call_expired", "log_full", "log_missing", "no_responders", "no_route"}
+    | {"not_connected", "overloaded"}
+)
+"""Of these errors the service knows nothing. With others it answered: it is there again."""
 
 
 @dataclass(slots=True)
@@ -41,7 +46,8 @@ class Recoveries:
     """Answers, for a fault, how long it took until calls succeeded again.
 
     For each target and resource apart: from the fault (or from the first call after it, if none was open at
-    the fault) to the first success of a call that was made after it; the longest of them counts. So it holds
+    the fault) to the first success of a call that was made after it (or to an error by which the service
+    answered: the last calls may be meant to fail); the longest of them counts. So it holds
     the detection, the promotion and the way back to clients, and is short where nothing was hit.
     """
 
@@ -50,7 +56,8 @@ class Recoveries:
         for one in sorted((call for call in calls if call.is_call), key=lambda call: call.at_ns):
             place = self._places.setdefault((one.target, one.resource), _Place())
             place.asked_ns.append(one.at_ns)
-            succeeded = one.stage is Stage.OK and one.told_ns is not None
+            is_served = one.stage is Stage.OK or (one.stage is Stage.FAIL and one.error not in _NOT_SERVED)
+            succeeded = is_served and one.told_ns is not None
             place.succeeded_ns.append((one.told_ns or 0) if succeeded else _NEVER)
             place.answered_ns.append(_NEVER if one.told_ns is None else one.told_ns)
         for place in self._places.values():
