@@ -27,7 +27,7 @@ def test_memory_of_a_server_is_judged_over_a_longer_time() -> None:
     scene = a_scene()
     _grow(scene, "server1", 200)
     assert _names(scene) == ()
-    _grow(scene, "i1#1", 200)
+    _grow(scene, "i1#1", 300)
     assert _names(scene) == ("memory",)
     _grow(scene, "server2", 400)
     assert _names(scene) == ("memory", "server memory")

@@ -19,10 +19,13 @@ from aegisipc.chaos.report.model import ScenarioRun
 from aegisipc.chaos.verdicts import Judgement
 
 SERVER: Final = "server"
-_SPAN_S: Final = 60.0
-"""Memory is judged of processes that were looked at for so long, after they warmed up."""
+_SPAN_S: Final = 180.0
+"""Memory is judged of processes that were looked at for so long, after they warmed up: tables of outcomes
+that are remembered have limits, and take minutes to fill.
+"""
 _SERVER_SPAN_S: Final = 240.0
 """A server remembers the ids of messages for two minutes: its memory rises for so long, and then some."""
+_EVER: Final = 2**63
 _MOST_COMMANDS: Final = 3
 _MOST_LINES: Final = 200
 _VERSION: Final = re.compile(r"v?(\d+\.\d+\.\d+\S*)")
@@ -31,9 +34,11 @@ _VERSION_S: Final = 10.0
 
 def judged(evidence: Evidence, facts: LogFacts, offset_ns: int) -> Judgement:
     """Return the verdicts. `offset_ns` is the server's time less that of the evidence. Memory of servers is
-    judged apart, over a longer time.
+    judged apart, over a longer time, and up to the end of the faults: then the whole log is read back, and
+    servers keep what they read.
     """
-    servers = [sample for sample in evidence.samples if sample.process.startswith(SERVER)]
+    until_ns = evidence.healed_at_ns or evidence.ended_at_ns or _EVER
+    servers = [s for s in evidence.samples if s.process.startswith(SERVER) and s.at_ns <= until_ns]
     others = [sample for sample in evidence.samples if not sample.process.startswith(SERVER)]
     bounds = Bounds(clock_offset_ns=offset_ns, memory_span_s=_SPAN_S)
     judgement = judge(replace(evidence, samples=others), facts, bounds=bounds)

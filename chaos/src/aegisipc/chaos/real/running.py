@@ -49,7 +49,8 @@ _WARM_S: Final = 0.5
 _CLIENTS_END_S: Final = 45.0
 _MEMBERS_END_S: Final = 20.0
 READ_S: Final = 8.0
-_READ_ALL_S: Final = 120.0
+_READ_ALL_S: Final = 600.0
+"""An old outcome is looked for in the log: of a long run that takes a while for each."""
 _FINAL: Final = (Deed.CALL, Deed.ATTACH)
 _ENDED: Final = "All processes of the run have ended with it."
 _SIGNS: Final = re.compile(r"^(?:Traceback |.*(?:was never retrieved|never awaited))", re.MULTILINE)
