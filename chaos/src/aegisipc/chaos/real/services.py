@@ -29,7 +29,8 @@ WHERE: Final = "where"
 _MOST_REMEMBERED: Final = 10_000
 _LEFT_TO_PEOPLE: Final = 3
 """Of so many doubts the service leaves one to an operator."""
-_RETRY: Final = Retry(attempts=3, base_s=0.02, max_s=0.5)
+MAX_ATTEMPTS: Final = 3
+_RETRY: Final = Retry(attempts=MAX_ATTEMPTS, base_s=0.02, max_s=0.5)
 
 
 def resources_of(group: str, count: int) -> tuple[str, ...]:

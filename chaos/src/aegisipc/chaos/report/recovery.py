@@ -59,7 +59,8 @@ class Recoveries:
             is_served = one.stage is Stage.OK or (one.stage is Stage.FAIL and one.error not in _NOT_SERVED)
             succeeded = is_served and one.told_ns is not None
             place.succeeded_ns.append((one.told_ns or 0) if succeeded else _NEVER)
-            place.answered_ns.append(_NEVER if one.told_ns is None else one.told_ns)
+            # One that was never answered says nothing of later faults: its client may have been killed.
+            place.answered_ns.append(one.at_ns if one.told_ns is None else one.told_ns)
         for place in self._places.values():
             place.seal()
 
