@@ -41,10 +41,9 @@ async def test_a_short_run_holds(name: str, tmp_path: Path) -> None:
     assert is_green([done])
     assert run.evidence.faults
     assert any(o.stage is Stage.OK and o.deed is Deed.CALL for o in run.evidence.operations)
-    assert any(o.deed is Deed.OPERATE for o in run.evidence.operations)
     assert run.versions["nats-server"][0].isdigit()
-    silent = {verdict.name for verdict in run.judgement.verdicts if not verdict.looked_at}
-    assert silent <= {"memory", "server memory"}
+    looked_at = {verdict.name for verdict in run.judgement.verdicts if verdict.looked_at}
+    assert looked_at >= {"G1", "G2", "G3", "G4", "G5", "G7", "G8", "epochs", "recovery", "unhandled"}
     assert {probe.role for probe in run.evidence.probes} >= {"client", "instance", "router", "server"}
     assert run.roles
     assert json.loads(json.dumps(as_plain(run, done.plan)))["plan"]

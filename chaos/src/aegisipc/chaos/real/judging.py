@@ -27,6 +27,10 @@ that are remembered have limits, and take minutes to fill.
 _SERVER_SPAN_S: Final = 240.0
 """A server remembers the ids of messages for two minutes: its memory rises for so long, and then some."""
 _EVER: Final = 2**63
+_SLACK_S: Final = 5.0
+"""What a process on a busy machine may be late without anything being wrong with the system. The simulation,
+which is never busy, allows a hundredth of it.
+"""
 _MOST_COMMANDS: Final = 3
 _MOST_LINES: Final = 200
 _VERSION: Final = re.compile(r"v?(\d+\.\d+\.\d+\S*)")
@@ -41,7 +45,9 @@ def judged(evidence: Evidence, facts: LogFacts, offset_ns: int) -> Judgement:
     until_ns = evidence.healed_at_ns or evidence.ended_at_ns or _EVER
     servers = [s for s in evidence.samples if s.process.startswith(SERVER) and s.at_ns <= until_ns]
     others = [sample for sample in evidence.samples if not sample.process.startswith(SERVER)]
-    bounds = Bounds(clock_offset_ns=offset_ns, memory_span_s=_SPAN_S, attempts=MAX_ATTEMPTS)
+    bounds = Bounds(
+        clock_offset_ns=offset_ns, memory_span_s=_SPAN_S, attempts=MAX_ATTEMPTS, slack_s=_SLACK_S
+    )
     judgement = judge(replace(evidence, samples=others), facts, bounds=bounds)
     apart = replace(bounds, memory_span_s=_SERVER_SPAN_S)
     memory = replace(

@@ -154,6 +154,7 @@ class Aftermath:
             if router is not None and router.state.position == replayed.position:
                 digests["live"] = digest_of(router.state)
             self._recorder.probe(name, "router", serves="live" in digests, after_s=after_s, digests=digests)
+        await world.until(world.is_up, _LEVEL_WITHIN_S)  # an order that came late may have sent one away
         for name, instance in world.processes.items():
             if isinstance(instance, InstanceProcess):
                 self._recorder.probe(name, "instance", serves=instance.serves, after_s=after_s)
