@@ -69,7 +69,8 @@ class Shape:
 @dataclass(slots=True)
 class Member:
     """One of the processes, over all its lives. ``is_wanted``: it should run now; if it does not, it ended by
-    itself. ``began_ns`` is when its present life began.
+    itself. ``began_ns`` is when its present life began. ``is_asked_to_leave``: an operator asked for that in this
+    life, and may not have heard that it was decided.
     """
 
     name: str
@@ -80,6 +81,7 @@ class Member:
     is_wanted: bool = False
     is_frozen: bool = False
     began_ns: int = 0
+    is_asked_to_leave: bool = False
 
     @property
     def pid(self) -> int | None:

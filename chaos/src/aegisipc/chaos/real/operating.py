@@ -119,7 +119,7 @@ class Operator:
             return  # it is being broken
         async with lock:
             service, group = self._scene.shape.instances[member.name]
-            member.is_wanted = False
+            member.is_wanted, member.is_asked_to_leave = False, True
             command = {"instance": member.name, "service": service, "group": group or POOL_GROUP}
             try:
                 if not await self._order("drain", command):

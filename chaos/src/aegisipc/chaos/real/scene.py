@@ -127,6 +127,7 @@ class Scene:
             netns=self.network.namespace(member.name) if self.network is not None else "",
         )
         member.is_wanted, member.is_frozen, member.began_ns = True, False, now_ns()
+        member.is_asked_to_leave = False
 
     async def ready(self, member: Member) -> None:
         """Wait until it can be used.
@@ -163,7 +164,8 @@ class Scene:
         for member in self.members.values():
             child = member.child
             if member.is_wanted and child is not None and not child.is_alive:
-                if not self._could_not_begin(member, child):
+                has_left = member.is_asked_to_leave and child.code == 0
+                if not has_left and not self._could_not_begin(member, child):
                     self.tell_of(member, "ended by itself")
                 self.start(member)
 
