@@ -69,8 +69,8 @@ class Shape:
 @dataclass(slots=True)
 class Member:
     """One of the processes, over all its lives. ``is_wanted``: it should run now; if it does not, it ended by
-    itself. ``began_ns`` is when its present life began. ``is_asked_to_leave``: an operator asked for that in this
-    life, and may not have heard that it was decided.
+    itself. ``began_ns`` is when its present life began. ``is_asked_to_leave``: an operator asked for that in
+    this life, and may not have heard that it was decided.
     """
 
     name: str
