@@ -45,9 +45,7 @@ def judged(evidence: Evidence, facts: LogFacts, offset_ns: int) -> Judgement:
     until_ns = evidence.healed_at_ns or evidence.ended_at_ns or _EVER
     servers = [s for s in evidence.samples if s.process.startswith(SERVER) and s.at_ns <= until_ns]
     others = [sample for sample in evidence.samples if not sample.process.startswith(SERVER)]
-    bounds = Bounds(
-        clock_offset_ns=offset_ns, memory_span_s=_SPAN_S, attempts=MAX_ATTEMPTS, slack_s=_SLACK_S
-    )
+    bounds = Bounds(clock_offset_ns=offset_ns, memory_span_s=_SPAN_S, attempts=MAX_ATTEMPTS, slack_s=_SLACK_S)
     judgement = judge(replace(evidence, samples=others), facts, bounds=bounds)
     apart = replace(bounds, memory_span_s=_SERVER_SPAN_S)
     memory = replace(
