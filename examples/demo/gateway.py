@@ -12,9 +12,9 @@ import os
 from pathlib import Path
 from typing import Final
 
-from aegisipc.sdk import Context, Doubt, Executed, NotExecuted, Service
+from aegisipc.sdk import Context, Doubt, Executed, NotExecuted, Service, ServiceError
 from examples import orders
-from examples.demo.book import DIRECTORY, Book, book_of
+from examples.demo.book import DIRECTORY, Book, ShutOut, book_of
 from examples.orders import Ledger, Order, Position, Report, Status
 
 gateway = Service("orders")
@@ -50,12 +50,20 @@ def _replay(report: Report) -> None:
         ledger.cancel(report.order.order_id)
 
 
+def _enter(venue: Book, report: Report, ctx: Context) -> None:
+    """Tell the venue. What a former holder of the group says too late is refused, and so its call."""
+    try:
+        venue.enter(ctx.epoch, report)
+    except ShutOut as error:
+        raise ServiceError(error.code, error.message, epoch=ctx.epoch) from error
+
+
 @gateway.method
 async def place(order: Order, ctx: Context) -> Report:
     """Place an order, and enter it in the venue's book."""
     venue = venue_of(ctx)
     report = await orders.place(order, ctx)
-    venue.enter(ctx.epoch, report)
+    _enter(venue, report, ctx)
     return report
 
 
@@ -64,8 +72,9 @@ async def cancel(account: str, order_id: str, ctx: Context) -> Report:
     """Cancel an order, here and at the venue."""
     venue = venue_of(ctx)
     report = await orders.cancel(account, order_id, ctx)
-    if venue.orders[report.execution_id].status is not report.status:
-        venue.enter(ctx.epoch, report)
+    known = venue.orders.get(report.execution_id)
+    if known is None or known.status is not report.status:
+        _enter(venue, report, ctx)
     return report
 
 

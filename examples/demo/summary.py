@@ -13,6 +13,7 @@ from examples.demo.tally import Ending, Tally, percentile
 
 BUSINESS_CODES: Final = frozenset(
     {
+        "shut_out",  # by the venue: of a former holder, whose evidence ended the doubt
         "duplicate_order",
         "insufficient_funds",
         "position_limit",
