@@ -12,7 +12,7 @@ import pytest
 
 from aegisipc.eventstore.frames import Mark
 from aegisipc.eventstore.ids import CallIds, format_call_id
-from aegisipc.sdk import Context, Doubt, Executed, NotExecuted
+from aegisipc.sdk import Context, Doubt, Executed, NotExecuted, ServiceError
 from examples import orders
 from examples.demo import gateway
 from examples.demo.audit import audited
@@ -144,8 +144,9 @@ async def test_cancelling_again_enters_nothing_more(books: Path) -> None:
 async def test_a_gateway_whose_epoch_is_over_executes_nothing_any_more(books: Path) -> None:
     await gateway.place(order("o-1"), context("acc_1"))
     opened(books).shut(2)
-    with pytest.raises(ShutOut):
+    with pytest.raises(ServiceError, match=r"cannot execute in epoch 1: 2 has begun") as refused:
         await gateway.place(order("o-2"), context("acc_1"))
+    assert refused.value.code == "shut_out"
     assert opened(books).placed.total() == 1
 
 
@@ -164,8 +165,9 @@ async def test_once_it_was_said_that_an_order_was_not_executed_it_never_will_be(
     slow = context("acc_1")
     await gateway.position("acc_1", slow)  # frozen before the venue has its order
     assert isinstance(gateway.ask_the_venue(doubt_about(slow)), NotExecuted)
-    with pytest.raises(ShutOut):
+    with pytest.raises(ServiceError, match=r"cannot execute in epoch 1: 2 has begun") as refused:
         await gateway.place(order("o-1"), slow)
+    assert refused.value.code == "shut_out"
     assert opened(books).placed == Counter()
 
 
