@@ -31,9 +31,9 @@ from aegisipc.eventstore.jetstream_api import (
     CheckInFlight,
     api_error,
     format_time,
-    is_delivered_by,
     parse_ack_subject,
     parse_time,
+    place_of,
     read_json,
 )
 from aegisipc.eventstore.log import Record, Start
@@ -388,9 +388,9 @@ def test_places_are_read_from_both_forms_of_acknowledgement_subjects() -> None:
 
 def test_who_delivered_is_read_from_both_forms_of_acknowledgement_subjects() -> None:
     ours = "$JS.ACK.S.C.1.22.3.1700000000000000004.5", "$JS.ACK._.hash.S.C.1.22.3.1700000000000000004.5.token"
-    assert [is_delivered_by(reply, "S", "C") for reply in ours] == [True, True]
+    assert [place_of(reply, "S", "C") for reply in ours] == [parse_ack_subject(reply) for reply in ours]
     for stream, consumer in (("S", "D"), ("T", "C"), ("S", ""), ("C", "S"), ("_", "hash")):
-        assert not is_delivered_by(ours[1], stream, consumer)
+        assert place_of(ours[1], stream, consumer) is None
     for reply in (
         "",
         "$JS.ACK.S.CC.1.2.3.4.5",
@@ -399,7 +399,7 @@ def test_who_delivered_is_read_from_both_forms_of_acknowledgement_subjects() -> 
         "a.$JS.ACK.S.C.1.2.3.4.5",
         "..",
     ):
-        assert not is_delivered_by(reply, "S", "C")
+        assert place_of(reply, "S", "C") is None
 
 
 @given(st.integers(0, 4_000_000_000 * 10**9))

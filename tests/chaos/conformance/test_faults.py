@@ -36,7 +36,7 @@ def play(script: Play, *, seed: int = 1, replicas: int = 1) -> None:
         network = Network(loop, Random(seed))
         server = ModelServer(network, Random(seed))
         server.jetstream.replicas = replicas
-        await loop.start_actor(Actor("client", "client"), client(server))
+        await loop.start_actor(Actor("client"), client(server))
 
     async def client(server: ModelServer) -> None:
         connection = await Connection.open(ConnectOptions("nats://sim:4222"))

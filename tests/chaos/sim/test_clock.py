@@ -52,7 +52,7 @@ def test_everything_is_as_it_was_afterwards_even_after_an_error() -> None:
 
 def test_wall_clocks_are_wrong_by_actor_and_monotonic_ones_never() -> None:
     loop = SimLoop()
-    late = Actor("late", "client")
+    late = Actor("late")
     late.skew_ns = -3_600_000_000_000
     seen: dict[str, tuple[int, float]] = {}
 
@@ -62,7 +62,7 @@ def test_wall_clocks_are_wrong_by_actor_and_monotonic_ones_never() -> None:
     async def main() -> None:
         await asyncio.sleep(2.5)
         await loop.start_actor(late, look("late"))
-        await loop.start_actor(Actor("right", "client"), look("right"))
+        await loop.start_actor(Actor("right"), look("right"))
 
     with virtual(loop, 1):
         loop.run(main())

@@ -65,7 +65,7 @@ def test_work_for_a_thread_is_done_at_once_and_its_error_is_the_waiters(loop: Si
 
 def test_nothing_of_a_killed_actor_runs_any_more_not_even_a_finally(loop: SimLoop) -> None:
     told: list[str] = []
-    victim = Actor("victim", "client")
+    victim = Actor("victim")
 
     async def live() -> None:
         try:
@@ -88,7 +88,7 @@ def test_nothing_of_a_killed_actor_runs_any_more_not_even_a_finally(loop: SimLoo
 
 def test_what_a_killed_actor_started_is_dead_too_and_others_go_on(loop: SimLoop) -> None:
     told: list[str] = []
-    victim, other = Actor("victim", "client"), Actor("other", "client")
+    victim, other = Actor("victim"), Actor("other")
 
     async def child(name: str) -> None:
         for _ in range(3):
@@ -112,7 +112,7 @@ def test_what_a_killed_actor_started_is_dead_too_and_others_go_on(loop: SimLoop)
 
 def test_a_frozen_actor_misses_nothing_and_keeps_the_order(loop: SimLoop) -> None:
     told: list[tuple[str, float]] = []
-    victim = Actor("victim", "client")
+    victim = Actor("victim")
 
     async def live() -> None:
         for number in range(3):
@@ -137,7 +137,7 @@ def test_a_frozen_actor_misses_nothing_and_keeps_the_order(loop: SimLoop) -> Non
 
 def test_an_actor_can_be_killed_between_two_steps(loop: SimLoop) -> None:
     told: list[int] = []
-    victim = Actor("victim", "client")
+    victim = Actor("victim")
 
     def on_step(actor: Actor) -> None:
         if actor.steps == 3:
@@ -184,7 +184,7 @@ def test_what_nobody_handles_is_gathered_but_not_of_the_dead(loop: SimLoop) -> N
     async def live() -> None:
         loop.call_later(1.0, fail)
 
-    living, dead = Actor("living", "client"), Actor("dead", "client")
+    living, dead = Actor("living"), Actor("dead")
 
     async def main() -> None:
         loop.start_actor(living, live())

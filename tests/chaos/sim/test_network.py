@@ -48,7 +48,7 @@ class Scene:
         self.network = Network(self.loop, Random(seed))
         self.server = Listener()
         self.network.servers["sim"] = self.server
-        self.client = Actor("c-1", "client")
+        self.client = Actor("c-1")
         self.wire: ModelWire
 
     @property

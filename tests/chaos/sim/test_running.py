@@ -16,6 +16,7 @@ import structlog
 from aegisipc.chaos.checking import INVARIANTS
 from aegisipc.chaos.history import from_line
 from aegisipc.chaos.sim import running
+from aegisipc.chaos.sim.cast import NAMESPACE
 from aegisipc.chaos.sim.failures import keep
 from aegisipc.chaos.sim.plan import Plan, expand
 from aegisipc.chaos.sim.plan_files import read_plan
@@ -100,15 +101,15 @@ def test_a_simulation_that_crashes_is_a_failure_of_its_seed(monkeypatch: pytest.
 def test_what_is_kept_of_a_run_can_be_read_again(tmp_path: Path) -> None:
     plan = expand(1)
     with Runner() as runner:
-        seen = runner.see(plan)
-    kept = keep(seen, tmp_path / "kept")
+        result = runner.run(plan)
+    kept = keep(result, tmp_path / "kept")
     assert read_plan(kept.plan) == plan
     entries = [from_line(line) for line in kept.history.read_bytes().splitlines()]
-    assert len(entries) >= len(seen.result.evidence.operations) > 0
-    assert json.loads(kept.verdicts.read_bytes())["trace"] == seen.result.trace
+    assert len(entries) >= len(result.evidence.operations) > 0
+    assert json.loads(kept.verdicts.read_bytes())["trace"] == result.trace
     assert kept.bundle is not None
     summary = verify(kept.bundle)
-    assert summary.ending.records == len(seen.result.records)
+    assert summary.ending.records == len(result.records)
     assert summary.ending.pulses > 0
-    assert open_bundle(kept.bundle).subjects.namespace == seen.namespace
-    assert keep(seen, tmp_path / "kept") == kept  # once more, in its place
+    assert open_bundle(kept.bundle).subjects.namespace == NAMESPACE
+    assert keep(result, tmp_path / "kept") == kept  # once more, in its place

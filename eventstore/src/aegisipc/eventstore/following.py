@@ -19,14 +19,7 @@ from typing import Any, Final
 import structlog
 
 from aegisipc.eventstore.errors import AckUnknown, AegisError, LogFailed, NoResponders, NotConnected
-from aegisipc.eventstore.jetstream_api import (
-    AckPlace,
-    api_error,
-    format_time,
-    is_delivered_by,
-    parse_ack_subject,
-    read_json,
-)
+from aegisipc.eventstore.jetstream_api import AckPlace, api_error, format_time, place_of, read_json
 from aegisipc.eventstore.jetstream_last import last_record
 from aegisipc.eventstore.log import Deliver, Record, Start
 from aegisipc.eventstore.memory import matches
@@ -351,14 +344,13 @@ class JetStreamFollowing:
     def _on_message(self, attempt: int, message: Message) -> None:
         if attempt != self._attempt or self._failure is not None:
             return
-        is_record = is_delivered_by(message.reply, self._stream, self._consumer)
-        if not is_record and message.reply and not message.reply.startswith(_FLOW_CONTROL):
+        place = place_of(message.reply, self._stream, self._consumer)
+        if place is None and message.reply and not message.reply.startswith(_FLOW_CONTROL):
             return  # another consumer delivered it, which somebody has pointed here
         self._heard_at = asyncio.get_running_loop().time()
-        if not is_record:
+        if place is None:
             self._on_status(message)
             return
-        place = parse_ack_subject(message.reply)
         if place.consumer_seq != self._consumer_seq + 1:
             self._replace_consumer()
             return

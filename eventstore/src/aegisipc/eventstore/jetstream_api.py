@@ -67,22 +67,30 @@ def parse_ack_subject(reply: str) -> AckPlace:
     Raises:
         MalformedPayload: when it is neither.
     """
+    return _place(reply, reply.split("."))
+
+
+def place_of(reply: str, stream: str, consumer: str) -> AckPlace | None:
+    """Return the place of a message that this consumer delivered, by the acknowledgement subject in `reply`;
+    ``None`` if that is another one's, or none: anybody's consumer may deliver to the same subject.
+
+    Raises:
+        MalformedPayload: it is this consumer's, and its numbers cannot be read.
+    """
     tokens = reply.split(".")
+    by = tokens[2:4] if len(tokens) == 9 else tokens[4:6]
+    if by != [stream, consumer] or tokens[:2] != ["$JS", "ACK"] or len(tokens) < 9:
+        return None
+    return _place(reply, tokens)
+
+
+def _place(reply: str, tokens: list[str]) -> AckPlace:
     numbers = tokens[4:9] if len(tokens) == 9 else tokens[6:11]
     try:
         delivered, stream_seq, consumer_seq, timestamp_ns, pending = map(int, numbers)
     except ValueError:
         raise MalformedPayload(f"cannot read the place of a message from {reply!r}") from None
     return AckPlace(stream_seq, consumer_seq, timestamp_ns, pending, delivered)
-
-
-def is_delivered_by(reply: str, stream: str, consumer: str) -> bool:
-    """Whether `reply` is the acknowledgement subject of a message that this consumer delivered: anybody's
-    consumer may deliver to the same subject.
-    """
-    tokens = reply.split(".")
-    by = tokens[2:4] if len(tokens) == 9 else tokens[4:6]
-    return by == [stream, consumer] and tokens[:2] == ["$JS", "ACK"] and len(tokens) >= 9
 
 
 def parse_time(text: str) -> int:

@@ -26,6 +26,7 @@ def attempts_count(case: Case) -> Verdict:
     look = Look(case, "attempts", "Failed attempts are counted, wait until they are due, and come to an end.")
     given_up: dict[tuple[str, str], dict[int, CallFact]] = {}
     most: dict[tuple[str, str], tuple[int, CallFact]] = {}
+    registered = Counter(event.by for event in case.facts.of_type(REGISTERED))
     for call in case.facts.calls.values():
         if call.has(Mark.RETRY_SCHEDULED, Mark.DEAD_LETTERED):
             method = call.service, call.method
@@ -33,7 +34,7 @@ def attempts_count(case: Case) -> Verdict:
             if tries > most.get(method, (0, call))[0]:
                 most[method] = tries, call
             _check_due(case, look, call)
-        _check_starts(case, look, call)
+        _check_starts(case, look, call, registered)
     for method, (tries, call) in most.items():
         limits = [*given_up.get(method, ()), *([case.bounds.attempts] if case.bounds.attempts else ())]
         if limits and tries >= min(limits):
@@ -97,7 +98,7 @@ def _check_due(case: Case, look: Look, call: CallFact) -> None:
                 found_about(look, call, f"was begun by {begun.instance} {early_s:.3f} s before it was due")
 
 
-def _check_starts(case: Case, look: Look, call: CallFact) -> None:
+def _check_starts(case: Case, look: Look, call: CallFact, registered: Counter[str]) -> None:
     begins = case.begins.get(call.call_id, ())
     if len(begins) < 2:
         return
@@ -106,7 +107,6 @@ def _check_starts(case: Case, look: Look, call: CallFact) -> None:
     lives = Counter((begun.life, begun.instance, begun.epoch) for begun in begins)
     for (life, instance, _), times in lives.items():
         # One that was taken for lost, and came back, knows nothing of what it had begun.
-        returns = sum(e.by == instance and e.type == REGISTERED for e in case.facts.events) - 1
-        allowed = logged + max(0, returns)
+        allowed = logged + max(0, registered[instance] - 1)
         if times > allowed:
             found_about(look, call, f"was begun {times} times by {life}, and the log allows {allowed}")

@@ -15,8 +15,9 @@ from aegisipc.chaos.sim.failures import Kept, keep, plan_data
 from aegisipc.chaos.sim.plan import expand
 from aegisipc.chaos.sim.plan_files import read_plan
 from aegisipc.chaos.sim.regressions import Regression, remember
-from aegisipc.chaos.sim.running import CRASHED, Runner, Seen
+from aegisipc.chaos.sim.running import CRASHED, Runner
 from aegisipc.chaos.sim.shrinking import Shrunk, shrink
+from aegisipc.chaos.sim.simulation import Result
 from aegisipc.chaos.sim.workers import Summary, run_many
 from aegisipc.eventstore.cli import say
 from aegisipc.eventstore.cli.output import Paint, print_json
@@ -68,8 +69,8 @@ def _keep_failures(summary: Summary, folder: Path) -> dict[int, dict[str, str | 
     with Runner() as runner:
         for failure in summary.failures[:_MOST_KEPT]:
             if CRASHED not in failure.broken:  # then there is nothing to keep
-                seen = runner.see(expand(failure.seed))
-                kept[failure.seed] = keep(seen, folder / f"seed-{failure.seed}").to_plain()
+                result = runner.run(expand(failure.seed))
+                kept[failure.seed] = keep(result, folder / f"seed-{failure.seed}").to_plain()
     return kept
 
 
@@ -89,52 +90,51 @@ def simulate_one(args: Namespace) -> int:
     if not args.json:
         print(plan_text(plan, paint))
     with Runner() as runner:
-        seen = runner.see(plan)
-        shrunk = None if args.no_shrink else _shrunk(seen, runner)
-        smaller = None if shrunk is None else runner.see(shrunk.plan)
-    kept = _kept(args, seen, smaller)
+        result = runner.run(plan)
+        shrunk = None if args.no_shrink else _shrunk(result, runner)
+        smaller = None if shrunk is None else runner.run(shrunk.plan)
+    kept = _kept(args, result, smaller)
     if args.remember is not None:
-        _remember(args, seen, smaller)
+        _remember(args, result, smaller)
     if args.json:
-        print_json(_plain(seen, shrunk, kept, args.remember))
+        print_json(_plain(result, shrunk, kept, args.remember))
     else:
-        _tell(seen, shrunk, smaller, paint)
+        _tell(result, shrunk, smaller, paint)
         for each in kept.values():
             print(f"kept in {each.plan.parent}{_look(each.to_plain()['bundle'])}")
         if args.remember is not None:
             print(f"remembered in {args.remember}")
-    return 0 if seen.result.judgement.holds else 1
+    return 0 if result.judgement.holds else 1
 
 
-def _shrunk(seen: Seen, runner: Runner) -> Shrunk | None:
+def _shrunk(result: Result, runner: Runner) -> Shrunk | None:
     """Look for a smaller plan that breaks the first invariant that this one does; ``None`` if none is."""
-    broken = seen.result.judgement.broken
+    broken = result.judgement.broken
     if not broken:
         return None
     say(f"looking for a smaller plan that breaks {broken[0]} …")
-    return shrink(seen.result.plan, lambda plan: broken[0] in runner.brief(plan).broken)
+    return shrink(result.plan, lambda plan: broken[0] in runner.brief(plan).broken)
 
 
-def _kept(args: Namespace, seen: Seen, smaller: Seen | None) -> dict[str, Kept]:
+def _kept(args: Namespace, result: Result, smaller: Result | None) -> dict[str, Kept]:
     if not args.keep:
         return {}
-    kept = {"run": keep(seen, args.keep)}
+    kept = {"run": keep(result, args.keep)}
     if smaller is not None:
         kept["shrunk"] = keep(smaller, Path(args.keep) / "shrunk")
     return kept
 
 
-def _remember(args: Namespace, seen: Seen, smaller: Seen | None) -> None:
-    result = (smaller or seen).result
-    remember(Regression(result.plan, args.because, result.judgement.broken), args.remember)
-    if not result.judgement.broken:
+def _remember(args: Namespace, result: Result, smaller: Result | None) -> None:
+    told = smaller or result
+    remember(Regression(told.plan, args.because, told.judgement.broken), args.remember)
+    if not told.judgement.broken:
         say("warning: nothing is broken now, so the whole plan was written down, and not a small one")
 
 
 def _plain(
-    seen: Seen, shrunk: Shrunk | None, kept: dict[str, Kept], remembered: str | None
+    result: Result, shrunk: Shrunk | None, kept: dict[str, Kept], remembered: str | None
 ) -> dict[str, Any]:
-    result = seen.result
     plain: dict[str, Any] = {
         "seed": result.plan.seed,
         "trace": result.trace,
@@ -158,8 +158,7 @@ def _plain(
     return plain
 
 
-def _tell(seen: Seen, shrunk: Shrunk | None, smaller: Seen | None, paint: Paint) -> None:
-    result = seen.result
+def _tell(result: Result, shrunk: Shrunk | None, smaller: Result | None, paint: Paint) -> None:
     print(
         f"\ntrace {paint('bold', result.trace)}: {result.events:,} events in {result.steps:,} steps, "
         f"{result.virtual_s:.1f} virtual seconds\n"
@@ -170,7 +169,7 @@ def _tell(seen: Seen, shrunk: Shrunk | None, smaller: Seen | None, paint: Paint)
     how = "no single change makes it smaller" if shrunk.is_smallest else "there was no time to look further"
     print(f"\nthe same with less, after {shrunk.runs} runs ({how}):\n")
     print(plan_text(shrunk.plan, paint))
-    print(f"\n{judgement_text(smaller.result.judgement, paint)}")
+    print(f"\n{judgement_text(smaller.judgement, paint)}")
 
 
 def _look(bundle: str | None) -> str:

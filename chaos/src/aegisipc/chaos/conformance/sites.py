@@ -94,7 +94,7 @@ async def _play_on_model(loop: SimLoop, root: str, script: Script, seed: int, re
     server.jetstream.replicas = replicas
     if replicas > 1:
         server.jetstream.write_s = _CLUSTER_WRITE_S
-    return await loop.start_actor(Actor("script", "client"), play(ModelSite(server), root, script))
+    return await loop.start_actor(Actor("script"), play(ModelSite(server), root, script))
 
 
 @asynccontextmanager

@@ -8,7 +8,7 @@ from random import Random
 from typing import Final
 
 from aegisipc.chaos.sim.plan import Break, CallPlan, FaultPlan, GroupPlan, OrderPlan, Plan
-from aegisipc.chaos.sim.services import BOOK, DESK
+from aegisipc.chaos.workload import BOOK, DESK
 
 _GROUP: Final = GroupPlan("g1", ("a1x", "a1y"), 2)
 _MEMBERS: Final = ("g1-1", "g1-2")

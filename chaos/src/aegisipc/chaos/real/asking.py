@@ -11,7 +11,7 @@ from typing import Any, Final
 from aegisipc.chaos.history import Deed, Operation, Stage
 from aegisipc.chaos.real.loads import Ask, Asks, LoadOptions, Manner
 from aegisipc.chaos.real.recording import Recorder, now_ns
-from aegisipc.chaos.real.services import EFFECTS
+from aegisipc.chaos.workload import EFFECTS
 from aegisipc.sdk import AegisError
 from aegisipc.sdk.client import Client
 from aegisipc.sdk.errors import CallInDoubt, CallTimeout

@@ -15,9 +15,9 @@ from aegisipc.chaos.checking.case import Case
 from aegisipc.chaos.checking.nodes import memory_is_flat
 from aegisipc.chaos.history import Effect, Entry, Evidence, Fault, Operation, to_line
 from aegisipc.chaos.log_facts import LogFacts
-from aegisipc.chaos.real.services import MAX_ATTEMPTS
 from aegisipc.chaos.report.model import ScenarioRun
 from aegisipc.chaos.verdicts import Judgement
+from aegisipc.chaos.workload import MAX_ATTEMPTS
 
 SERVER: Final = "server"
 _SPAN_S: Final = 180.0

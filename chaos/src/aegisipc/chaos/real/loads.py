@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Final
 
-from aegisipc.chaos.real.services import BOOK, DESK, EFFECTS, GROUPS, resources_of
+from aegisipc.chaos.real.services import GROUPS, resources_of
+from aegisipc.chaos.workload import BOOK, DESK, EFFECTS
 
 _LONG_S: Final = 15.0
 _SHORT_S: Final = (0.05, 0.2, 1.0)

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from aegisipc.chaos.real.loads import LoadOptions
-from aegisipc.chaos.real.services import BOOK, DESK
 from aegisipc.chaos.real.zygote import Child
+from aegisipc.chaos.workload import BOOK, DESK
 
 LIFE_NUMBERS: Final = 10_000_000
 """So many operations has one life of a client at most: numbers of another one begin there."""

@@ -14,7 +14,8 @@ from aegisipc.chaos.real.asking import Told, ended
 from aegisipc.chaos.real.members import LIFE_NUMBERS, Member, Role
 from aegisipc.chaos.real.recording import Recorder, began_in, now_ns
 from aegisipc.chaos.real.scene import NAMESPACE, NotReady, Scene
-from aegisipc.chaos.real.services import BOOK, DESK, GROUPS
+from aegisipc.chaos.real.services import GROUPS
+from aegisipc.chaos.workload import BOOK, DESK
 from aegisipc.eventstore.errors import AckUnknown, AegisError
 from aegisipc.eventstore.ids import format_call_id
 from aegisipc.eventstore.log import Log

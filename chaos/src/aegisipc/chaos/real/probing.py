@@ -12,7 +12,8 @@ from aegisipc.chaos.real.members import Role
 from aegisipc.chaos.real.operating import Operator
 from aegisipc.chaos.real.recording import now_ns
 from aegisipc.chaos.real.scene import NAMESPACE, Scene
-from aegisipc.chaos.real.services import BOOK, DESK, GROUPS, WHERE, resources_of
+from aegisipc.chaos.real.services import GROUPS, WHERE, resources_of
+from aegisipc.chaos.workload import BOOK, DESK
 from aegisipc.eventstore.errors import AegisError
 from aegisipc.eventstore.nats.connection import Connection
 from aegisipc.eventstore.nats.options import ConnectOptions

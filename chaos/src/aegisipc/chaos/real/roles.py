@@ -18,7 +18,8 @@ from aegisipc.chaos.real.asking import Caller, ended, told
 from aegisipc.chaos.real.crashing import obey
 from aegisipc.chaos.real.loads import Asks, LoadOptions
 from aegisipc.chaos.real.recording import Ledger, Recorder, now_ns
-from aegisipc.chaos.real.services import BOOK, DESK, GROUPS, WHERE, resources_of, service_of
+from aegisipc.chaos.real.services import GROUPS, WHERE, resources_of, service_of
+from aegisipc.chaos.workload import BOOK, DESK
 from aegisipc.eventstore.errors import AegisError
 from aegisipc.router.cli.main import main
 from aegisipc.sdk import connect

@@ -67,6 +67,16 @@ class Scenario:
         }
 
 
+def _towards_either(fault: str, *, gap_s: tuple[float, float], for_s: tuple[float, float]) -> Draw:
+    """Break what goes to the server, and apart from that what comes from it."""
+    return together(
+        *(
+            again_and_again(fault, _EVERYBODY, gap_s=gap_s, for_s=for_s, towards=side)
+            for side in ("server", "client")
+        )
+    )
+
+
 _PROCESSES: Final = (
     Scenario(
         "kill-instance",
@@ -178,19 +188,13 @@ _NETWORK: Final = (
     Scenario(
         "one-way-loss",
         "what a process sends arrives and nothing comes back, or the other way round",
-        together(
-            again_and_again("one-way", _EVERYBODY, gap_s=(2.0, 4.0), for_s=(0.5, 2.5), towards="server"),
-            again_and_again("one-way", _EVERYBODY, gap_s=(2.0, 4.0), for_s=(0.5, 2.5), towards="client"),
-        ),
+        _towards_either("one-way", gap_s=(2.0, 4.0), for_s=(0.5, 2.5)),
         Shape(proxied=True),
     ),
     Scenario(
         "half-open",
         "one side of a connection is closed and the other is not told",
-        together(
-            again_and_again("half-open", _EVERYBODY, gap_s=(1.5, 3.0), for_s=(0.5, 2.0), towards="server"),
-            again_and_again("half-open", _EVERYBODY, gap_s=(1.5, 3.0), for_s=(0.5, 2.0), towards="client"),
-        ),
+        _towards_either("half-open", gap_s=(1.5, 3.0), for_s=(0.5, 2.0)),
         Shape(proxied=True),
     ),
     Scenario(

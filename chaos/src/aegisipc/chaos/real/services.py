@@ -15,34 +15,20 @@ from pydantic import BaseModel
 
 from aegisipc.chaos.history import Phase
 from aegisipc.chaos.real.recording import Ledger, began_in
-from aegisipc.sdk import Context, Doubt, Executed, NotExecuted, Retry, Service, ServiceError
+from aegisipc.chaos.workload import DESK, EFFECTS, LEFT_TO_PEOPLE, RETRY, Added, Trouble
+from aegisipc.sdk import Context, Doubt, Executed, NotExecuted, Service, ServiceError
 
-BOOK: Final = "book"
-DESK: Final = "desk"
 GROUPS: Final = ("g1", "g2")
 """Groups of ``book``."""
-EFFECTS: Final = {"place": "once", "add": "idempotent", "peek": "pure"}
-"""Methods of both services, and how each is declared."""
 WHERE: Final = "where"
 """A pure method that says which instance runs it. It is not in the ledger: probes call it."""
 
 _MOST_REMEMBERED: Final = 10_000
-_LEFT_TO_PEOPLE: Final = 3
-"""Of so many doubts the service leaves one to an operator."""
-MAX_ATTEMPTS: Final = 3
-_RETRY: Final = Retry(attempts=MAX_ATTEMPTS, base_s=0.02, max_s=0.5)
 
 
 def resources_of(group: str, count: int) -> tuple[str, ...]:
     """Return the resources of a group."""
     return tuple(f"{group}-{number}" for number in range(1, count + 1))
-
-
-class Added(BaseModel):
-    """A number was added to a resource."""
-
-    resource: str
-    number: int
 
 
 class Total(BaseModel):
@@ -54,10 +40,6 @@ class Total(BaseModel):
     def after(self, number: int) -> Total:
         """Return the total with one more number."""
         return Total(count=self.count + 1, checksum=zlib.crc32(str(number).encode(), self.checksum))
-
-
-class Trouble(Exception):
-    """A handler fails as it was asked to."""
 
 
 class _Hand:
@@ -110,7 +92,7 @@ def service_of(name: str, ledger: Ledger, *, max_running: int, max_backlog: int)
         await hand.run(number, work_ms, failures, ctx)
         return number + len(body)
 
-    @service.method(effect="pure", retry=_RETRY)
+    @service.method(effect="pure", retry=RETRY)
     async def peek(number: int, ctx: Context, work_ms: int = 0, failures: int = 0, body: bytes = b"") -> int:
         await hand.run(number, work_ms, failures, ctx)
         return number + len(body)
@@ -122,7 +104,7 @@ def service_of(name: str, ledger: Ledger, *, max_running: int, max_backlog: int)
     @service.reconcile
     def find_out(doubt: Doubt) -> Executed | NotExecuted | None:
         number = int(doubt.arguments["number"])
-        if number % _LEFT_TO_PEOPLE == 0:
+        if number % LEFT_TO_PEOPLE == 0:
             return None
         began = began_in(ledger.folder, doubt.call_id, instance=doubt.claimed_by, epoch=doubt.claimed_epoch)
         if began is None:
@@ -131,7 +113,7 @@ def service_of(name: str, ledger: Ledger, *, max_running: int, max_backlog: int)
 
     if name == DESK:
 
-        @service.method(effect="idempotent", retry=_RETRY)
+        @service.method(effect="idempotent", retry=RETRY)
         async def add(
             number: int, ctx: Context, work_ms: int = 0, failures: int = 0, body: bytes = b""
         ) -> int:
@@ -146,7 +128,7 @@ def service_of(name: str, ledger: Ledger, *, max_running: int, max_backlog: int)
 def _share(service: Service, hand: _Hand, totals: dict[str, Total]) -> None:
     """Give it state that the instances of a group share: how often ``add`` succeeded for each resource."""
 
-    @service.method(effect="idempotent", retry=_RETRY)
+    @service.method(effect="idempotent", retry=RETRY)
     async def add(
         number: int, ctx: Context, work_ms: int = 0, failures: int = 0, body: bytes = b""
     ) -> dict[str, int]:

@@ -55,7 +55,7 @@ class Aftermath:
         world.bring_back()
         await world.until(world.is_up, UP_WITHIN_S)
         context = copy_context()
-        context.run(ACTOR.set, Actor("reader", "client"))
+        context.run(ACTOR.set, Actor("reader"))
         try:
             await self._loop.create_task(self._attach_to_all(), context=context)
         except AegisError as error:

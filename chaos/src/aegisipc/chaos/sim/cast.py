@@ -11,7 +11,8 @@ from typing import Any, Final
 from aegisipc.chaos.history import Deed
 from aegisipc.chaos.sim.plan import CallPlan, GroupPlan, OrderPlan, Plan
 from aegisipc.chaos.sim.recording import Recorder
-from aegisipc.chaos.sim.services import BOOK, DESK, SERVICES
+from aegisipc.chaos.sim.services import SERVICES
+from aegisipc.chaos.workload import BOOK, DESK
 from aegisipc.eventstore.errors import AckUnknown, AegisError, NoResponders, NotConnected
 from aegisipc.eventstore.nats.connection import Connection
 from aegisipc.eventstore.nats.options import ConnectOptions
@@ -229,7 +230,6 @@ class OperatorProcess:
 
     def __init__(self, subjects: Subjects) -> None:
         self.subjects = subjects
-        self.connection: Connection | None = None
         self.orders: asyncio.Queue[tuple[str, dict[str, Any], asyncio.Future[dict[str, Any]] | None]]
         self.orders = asyncio.Queue()
 
@@ -237,13 +237,13 @@ class OperatorProcess:
         """Give orders as they come."""
         while True:
             try:
-                self.connection = await Connection.open(ConnectOptions(URL, name="operator"))
+                connection = await Connection.open(ConnectOptions(URL, name="operator"))
                 break
             except AegisError:
                 await asyncio.sleep(_RESTART_S)
         while True:
             subject, body, future = await self.orders.get()
-            answer = await self._ask(self.connection, subject, body)
+            answer = await self._ask(connection, subject, body)
             if future is not None and not future.done():
                 future.set_result(answer)
 

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from aegisipc.chaos.history import Entry, Evidence, to_line
+from aegisipc.chaos.sim.cast import NAMESPACE
 from aegisipc.chaos.sim.plan import Plan
-from aegisipc.chaos.sim.running import Seen
+from aegisipc.chaos.sim.simulation import Result
 from aegisipc.eventstore.log import Record
 from aegisipc.eventstore.memory import MemoryLog
 from aegisipc.eventstore.replay.bundle_files import SUFFIX
@@ -44,7 +45,7 @@ class Kept:
         }
 
 
-def keep(seen: Seen, folder: str | Path) -> Kept:
+def keep(result: Result, folder: str | Path) -> Kept:
     """Write what is to be kept of a run into a folder, which is made; files of those names are replaced.
 
     Raises:
@@ -53,7 +54,6 @@ def keep(seen: Seen, folder: str | Path) -> Kept:
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    result = seen.result
     kept = Kept(
         folder / PLAN_FILE,
         folder / HISTORY_FILE,
@@ -64,7 +64,7 @@ def keep(seen: Seen, folder: str | Path) -> Kept:
     kept.history.write_bytes(b"".join(map(to_line, history_of(result.evidence))))
     write_json(kept.verdicts, {"trace": result.trace, **result.judgement.to_plain()})
     if kept.bundle is not None:
-        asyncio.run(_bundle(seen, kept.bundle))
+        asyncio.run(_bundle(result, kept.bundle))
     return kept
 
 
@@ -91,17 +91,17 @@ def history_of(evidence: Evidence) -> list[Entry]:
     return sorted(entries, key=lambda entry: entry.at_ns)
 
 
-async def _bundle(seen: Seen, path: Path) -> None:
+async def _bundle(result: Result, path: Path) -> None:
     """Write the log and the heartbeats as an incident bundle."""
-    records = seen.result.records
+    records = result.records
     source = Source(
         log=await _log_of(records),
-        subjects=subjects_of(seen.namespace),
-        about=f"simulation of seed {seen.result.plan.seed}, trace {seen.result.trace}",
-        pulses=await _log_of(seen.pulses),
+        subjects=subjects_of(NAMESPACE),
+        about=f"simulation of seed {result.plan.seed}, trace {result.trace}",
+        pulses=await _log_of(result.pulses),
     )
     last = records[-1]
-    ends_ns = max([last.timestamp_ns, *(pulse.timestamp_ns for pulse in seen.pulses)])
+    ends_ns = max([last.timestamp_ns, *(pulse.timestamp_ns for pulse in result.pulses)])
     await export(source, path, from_seq=records[0].seq, until_seq=last.seq, until_ns=ends_ns, force=True)
 
 

@@ -7,13 +7,12 @@ from random import Random
 from typing import TYPE_CHECKING, Final
 
 from aegisipc.chaos.sim.cast import InstanceProcess, RouterProcess
+from aegisipc.chaos.sim.jetstream import SLOW_WRITE_S
 from aegisipc.chaos.sim.network import DOWN, UP
 from aegisipc.chaos.sim.plan import Break, FaultPlan
 
 if TYPE_CHECKING:
     from aegisipc.chaos.sim.world import World
-
-_USUAL_WRITE_S: Final = 0.0005
 
 type Heal = Callable[[], None]
 
@@ -134,44 +133,15 @@ def _server_freeze(world: World, fault: FaultPlan) -> Heal | None:  # noqa: ARG0
     return heal
 
 
-def _election(world: World, fault: FaultPlan) -> Heal:  # noqa: ARG001 - as the others
-    jetstream = world.server.jetstream
-    jetstream.is_electing = True
+def _switch(name: str, *, usual: bool | float) -> Callable[[World, FaultPlan], Heal]:
+    """Set what the model of JetStream does to what the fault says, or to true if it is usually false."""
 
-    def heal() -> None:
-        jetstream.is_electing = False
+    def strike_switch(world: World, fault: FaultPlan) -> Heal:
+        jetstream = world.server.jetstream
+        setattr(jetstream, name, True if usual is False else fault.amount)
+        return lambda: setattr(jetstream, name, usual)
 
-    return heal
-
-
-def _acks_lost(world: World, fault: FaultPlan) -> Heal:
-    jetstream = world.server.jetstream
-    jetstream.acks_lost = fault.amount
-
-    def heal() -> None:
-        jetstream.acks_lost = 0.0
-
-    return heal
-
-
-def _ghosts(world: World, fault: FaultPlan) -> Heal:
-    jetstream = world.server.jetstream
-    jetstream.stalls = fault.amount
-
-    def heal() -> None:
-        jetstream.stalls = 0.0
-
-    return heal
-
-
-def _full(world: World, fault: FaultPlan) -> Heal:  # noqa: ARG001 - as the others
-    jetstream = world.server.jetstream
-    jetstream.is_full = True
-
-    def heal() -> None:
-        jetstream.is_full = False
-
-    return heal
+    return strike_switch
 
 
 def _redelivery(world: World, fault: FaultPlan) -> Heal:
@@ -184,7 +154,7 @@ def _slow_disk(world: World, fault: FaultPlan) -> Heal:
     jetstream.slow_write_s = max(jetstream.slow_write_s, fault.amount)
 
     def heal() -> None:
-        jetstream.slow_write_s = _USUAL_WRITE_S
+        jetstream.slow_write_s = SLOW_WRITE_S
 
     return heal
 
@@ -203,8 +173,7 @@ def _bad_disk(world: World, fault: FaultPlan) -> Heal:  # noqa: ARG001 - as the 
 
 
 def _amnesia(world: World, fault: FaultPlan) -> Heal:  # noqa: ARG001 - as the others
-    for stream in world.server.jetstream.streams.values():
-        stream.forget_all_ids()
+    world.server.jetstream.forget_ids()
     return _nothing
 
 
@@ -264,10 +233,10 @@ _STRIKES: Final[dict[Break, Callable[[World, FaultPlan], Heal | None]]] = {
     Break.SERVER_KILL: _server_kill,
     Break.SERVER_POWER: _server_kill,
     Break.SERVER_FREEZE: _server_freeze,
-    Break.ELECTION: _election,
-    Break.ACKS_LOST: _acks_lost,
-    Break.GHOSTS: _ghosts,
-    Break.FULL: _full,
+    Break.ELECTION: _switch("is_electing", usual=False),
+    Break.ACKS_LOST: _switch("acks_lost", usual=0.0),
+    Break.GHOSTS: _switch("stalls", usual=0.0),
+    Break.FULL: _switch("is_full", usual=False),
     Break.REDELIVERY: _redelivery,
     Break.SLOW_DISK: _slow_disk,
     Break.BAD_DISK: _bad_disk,

@@ -29,6 +29,9 @@ _UNAVAILABLE: Final = {
     "description": "JetStream system temporarily unavailable",
 }
 
+SLOW_WRITE_S: Final = 0.0005
+"""How much longer a write takes at most if it is synced, on a disk that is well."""
+
 
 class JetStream:
     """The streams and consumers of one server, with the faults that can be switched on.
@@ -53,7 +56,7 @@ class JetStream:
         self.is_failing = False
         self.is_full = False
         self.write_s = 0.00005
-        self.slow_write_s = 0.0005
+        self.slow_write_s = SLOW_WRITE_S
         self.acks_lost = 0.0
         self.stalls = 0.0
         self.stall_s = 6.0

@@ -37,10 +37,10 @@ class TooLong(AegisError):
 class Actor:
     """One simulated process. ``life`` numbers its lives; ``skew_ns`` is how wrong its wall clock is."""
 
-    __slots__ = ("is_dead", "is_frozen", "keeps", "life", "name", "parked", "role", "skew_ns", "steps")
+    __slots__ = ("is_dead", "is_frozen", "keeps", "life", "name", "parked", "skew_ns", "steps")
 
-    def __init__(self, name: str, role: str, life: int = 1) -> None:
-        self.name, self.role, self.life = name, role, f"{name}.{life}"
+    def __init__(self, name: str, life: int = 1) -> None:
+        self.name, self.life = name, f"{name}.{life}"
         self.skew_ns = 0
         self.is_dead = self.is_frozen = False
         self.parked: deque[Handle] = deque()
@@ -49,7 +49,7 @@ class Actor:
         """What must not be collected before the run is over: collecting it would run its ``finally``."""
 
 
-WORLD: Final = Actor("world", "world")
+WORLD: Final = Actor("world")
 """Who does what no process of the system does: the server's model, the network, the faults."""
 
 ACTOR: Final[ContextVar[Actor]] = ContextVar("actor", default=WORLD)

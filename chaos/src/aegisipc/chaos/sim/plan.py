@@ -13,7 +13,7 @@ from enum import StrEnum
 from random import Random
 from typing import Any, Final
 
-from aegisipc.chaos.sim.services import BOOK, DESK, EFFECTS
+from aegisipc.chaos.workload import BOOK, DESK, EFFECTS
 
 
 class Break(StrEnum):

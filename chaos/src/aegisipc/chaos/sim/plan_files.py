@@ -12,7 +12,7 @@ from typing import Any, Final
 from pydantic import TypeAdapter, ValidationError
 
 from aegisipc.chaos.sim.plan import OF_ACTORS, CallPlan, FaultPlan, OrderPlan, Plan
-from aegisipc.chaos.sim.services import BOOK, DESK, EFFECTS
+from aegisipc.chaos.workload import BOOK, DESK, EFFECTS
 from aegisipc.eventstore.errors import AegisError
 from aegisipc.eventstore.names import POOL_GROUP
 

@@ -7,7 +7,7 @@ from typing import Any
 from aegisipc.chaos.history import Deed, Effect, Evidence, Fault, Operation, Phase, Probe, Stage
 from aegisipc.chaos.sim.loop import Actor, SimLoop
 from aegisipc.chaos.sim.plan import CallPlan
-from aegisipc.chaos.sim.services import EFFECTS
+from aegisipc.chaos.workload import EFFECTS
 from aegisipc.eventstore.errors import AckUnknown, AegisError
 from aegisipc.sdk import Context
 from aegisipc.sdk.errors import CallInDoubt, CallTimeout, CallUnknown
@@ -25,10 +25,6 @@ class Recorder:
     def now_ns(self) -> int:
         """The time of the run."""
         return int(self._loop.now_s * 1e9)
-
-    def began(self, call_id: str) -> bool:
-        """Whether the handler of a call began."""
-        return call_id in self._began
 
     def number_of(self, call_id: str) -> int | None:
         """The number that the handler of a call was given; ``None`` if it did not begin."""

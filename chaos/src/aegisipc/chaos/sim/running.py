@@ -20,12 +20,10 @@ from typing import Any, Final, Self
 
 import structlog
 
-from aegisipc.chaos.sim.cast import NAMESPACE
 from aegisipc.chaos.sim.loop import SimLoop
 from aegisipc.chaos.sim.plan import Plan
 from aegisipc.chaos.sim.simulation import Result, simulate
 from aegisipc.eventstore.errors import AegisError
-from aegisipc.eventstore.log import Record
 
 COLLECT_EVERY: Final = 8
 """After how many runs garbage is collected: less often costs memory, more often time."""
@@ -74,15 +72,6 @@ class Brief:
             "more_findings": self.more_findings,
             "trace": self.trace,
         }
-
-
-@dataclass(frozen=True, slots=True)
-class Seen:
-    """A run with everything that can be looked into afterwards. ``pulses`` are the heartbeats of its time."""
-
-    result: Result
-    namespace: str
-    pulses: list[Record]
 
 
 class SimulationCrashed(AegisError):
@@ -170,24 +159,15 @@ class Runner:
         Raises:
             SimulationCrashed: it could not be run to its end, or not be judged.
         """
-        return self.see(plan).result
-
-    def see(self, plan: Plan) -> Seen:
-        """Run a plan, and keep its heartbeats, too.
-
-        Raises:
-            SimulationCrashed: it could not be run to its end, or not be judged.
-        """
         with _unheard():
             try:
-                result = simulate(plan)
+                return simulate(plan)
             except Exception as error:
                 raise _crashed(plan.seed, error) from error
             finally:
                 self._runs += 1
                 if self._runs % COLLECT_EVERY == 0:
                     gc.collect()
-        return Seen(result, NAMESPACE, result.pulses)
 
     def brief(self, plan: Plan) -> Brief:
         """Run a plan, and say what is to be told of it. What the simulation or the checker raises is told

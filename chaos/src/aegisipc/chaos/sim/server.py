@@ -55,7 +55,7 @@ class ModelServer:
 
     def _begin_life(self) -> None:
         self.incarnation += 1
-        self._actor = Actor(self.host, "server")
+        self._actor = Actor(self.host)
         self._context = copy_context()
         self._context.run(ACTOR.set, self._actor)
 

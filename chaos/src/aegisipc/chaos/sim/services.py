@@ -11,31 +11,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
 
-from pydantic import BaseModel
-
 from aegisipc.chaos.history import Phase
 from aegisipc.chaos.sim.loop import ACTOR, Actor
-from aegisipc.sdk import Context, Doubt, Executed, NotExecuted, Retry, Service, ServiceError
-
-BOOK: Final = "book"
-DESK: Final = "desk"
-EFFECTS: Final = {"place": "once", "add": "idempotent", "peek": "pure"}
-"""The methods of both services, and how each is declared."""
-
-MAX_ATTEMPTS: Final = 3
-
-_RETRY: Final = Retry(attempts=MAX_ATTEMPTS, base_s=0.02, max_s=0.5)
-
-
-class Added(BaseModel):
-    """A number was added to a resource."""
-
-    resource: str
-    number: int
-
-
-class Trouble(Exception):
-    """A handler fails as it was asked to."""
+from aegisipc.chaos.workload import BOOK, DESK, EFFECTS, LEFT_TO_PEOPLE, RETRY, Added, Trouble
+from aegisipc.sdk import Context, Doubt, Executed, NotExecuted, Service, ServiceError
 
 
 @dataclass(slots=True)
@@ -55,8 +34,8 @@ class Stage:
     """What the handlers of the present run write to, and ask."""
 
     note: Note
-    began: Callable[[str], bool]
-    """Whether the handler of a call began, by its id: what a venue would say."""
+    number_of: Callable[[str], int | None]
+    """The number that the handler of a call began with, by its id: what a venue would say."""
     memories: dict[int, _Memory] = field(default_factory=dict)
 
     def memory(self) -> _Memory:
@@ -105,12 +84,12 @@ def _service(name: str) -> Service:
         await _run(number, work_s, failures, ctx)
         return number
 
-    @service.method(effect="pure", retry=_RETRY)
+    @service.method(effect="pure", retry=RETRY)
     async def peek(number: int, work_s: float, failures: int, ctx: Context) -> dict[str, int | str]:
         await _run(number, work_s, failures, ctx)
         return _said(number)
 
-    @service.method(effect="idempotent", retry=_RETRY)
+    @service.method(effect="idempotent", retry=RETRY)
     async def add(number: int, work_s: float, failures: int, ctx: Context) -> dict[str, int | str]:
         await _run(number, work_s, failures, ctx)
         actor = ACTOR.get()
@@ -126,9 +105,10 @@ def _service(name: str) -> Service:
     @service.reconcile
     async def find_out(doubt: Doubt) -> Executed | NotExecuted | None:
         number = int(doubt.arguments["number"])
-        if number % 3 == 0:
+        if number % LEFT_TO_PEOPLE == 0:
             return None  # an operator has to look
-        return Executed(number) if _stage[0].began(doubt.call_id) else NotExecuted("it is not in the ledger")
+        has_begun = _stage[0].number_of(doubt.call_id) is not None
+        return Executed(number) if has_begun else NotExecuted("it is not in the ledger")
 
     if name == BOOK:
         _share(service)

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from aegisipc.chaos.sim.plan import OF_ACTORS, CallPlan, FaultPlan, GroupPlan, OrderPlan, Plan
-from aegisipc.chaos.sim.services import BOOK, DESK
+from aegisipc.chaos.workload import BOOK, DESK
 from aegisipc.eventstore.names import POOL_GROUP
 
 type Fails = Callable[[Plan], bool]

@@ -16,9 +16,10 @@ from aegisipc.chaos.sim.clock import virtual
 from aegisipc.chaos.sim.loop import EPOCH_NS, Stuck, TooLong
 from aegisipc.chaos.sim.plan import Plan
 from aegisipc.chaos.sim.sampling import watched
-from aegisipc.chaos.sim.services import MAX_ATTEMPTS, perform_on
+from aegisipc.chaos.sim.services import perform_on
 from aegisipc.chaos.sim.world import World
 from aegisipc.chaos.verdicts import Finding, Judgement, Verdict
+from aegisipc.chaos.workload import MAX_ATTEMPTS
 from aegisipc.eventstore.log import Record
 
 BOUNDS: Final = Bounds(clock_offset_ns=EPOCH_NS, clock_error_ns=0, slack_s=0.05, attempts=MAX_ATTEMPTS)

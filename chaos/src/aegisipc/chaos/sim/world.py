@@ -15,7 +15,8 @@ from aegisipc.chaos.sim.network import Network
 from aegisipc.chaos.sim.plan import FaultPlan, GroupPlan, Plan
 from aegisipc.chaos.sim.recording import Recorder
 from aegisipc.chaos.sim.server import ModelServer
-from aegisipc.chaos.sim.services import BOOK, DESK, Stage, totals_of
+from aegisipc.chaos.sim.services import Stage, totals_of
+from aegisipc.chaos.workload import BOOK, DESK
 from aegisipc.eventstore.log import Record
 from aegisipc.eventstore.names import POOL_GROUP
 from aegisipc.eventstore.subjects import subjects_of
@@ -44,7 +45,7 @@ class World:
         self.server.jetstream.replicas = plan.replicas
         self.server.jetstream.syncs = plan.syncs
         self.recorder = Recorder(self.loop)
-        self.stage = Stage(self.recorder.effect, self.recorder.began)
+        self.stage = Stage(self.recorder.effect, self.recorder.number_of)
         self.actors: dict[str, Actor] = {}
         self.processes: dict[str, Process] = {}
         self.operator = OperatorProcess(self.subjects)
@@ -148,18 +149,19 @@ class World:
         actor = self.actors.get(name)
         if name in self.gone or (actor is not None and not actor.is_dead):
             return
-        life = self._lives[name] = self._lives.get(name, 0) + 1
-        actor = self.actors[name] = Actor(name, name.split("-", maxsplit=1)[0], life)
-        process = self.processes[name] = self._process(name)
-        self.loop.start_actor(actor, process.run())
+        self._run(name, self._process(name))
 
     def join(self, group: GroupPlan, name: str) -> InstanceProcess:
         """Start an instance that the plan does not have."""
         process = InstanceProcess(self.plan, name, group)
-        actor = self.actors[name] = Actor(name, group.name)
+        self._run(name, process)
+        return process
+
+    def _run(self, name: str, process: Process) -> None:
+        life = self._lives[name] = self._lives.get(name, 0) + 1
+        actor = self.actors[name] = Actor(name, life)
         self.processes[name] = process
         self.loop.start_actor(actor, process.run())
-        return process
 
     def state_of(self, name: str) -> str | None:
         """The shared state that an instance has, as text; ``None`` if it does not serve."""

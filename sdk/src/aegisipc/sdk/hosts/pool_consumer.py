@@ -29,7 +29,7 @@ import structlog
 from aegisipc.eventstore.errors import AegisError, MalformedPayload, PermissionDenied
 from aegisipc.eventstore.frames import CallFrame, decode_calls, decode_pen
 from aegisipc.eventstore.ids import CallId
-from aegisipc.eventstore.jetstream_api import AckPlace, api_error, is_delivered_by, parse_ack_subject
+from aegisipc.eventstore.jetstream_api import AckPlace, api_error, parse_ack_subject, place_of
 from aegisipc.eventstore.log import Record
 from aegisipc.eventstore.log import Start as From
 from aegisipc.eventstore.nats.events import Connected
@@ -279,12 +279,13 @@ class PoolConsumer:
     # -- what is handed out -----------------------------------------------------------------------------
 
     def _on_pulled(self, message: Message) -> None:
-        if not is_delivered_by(message.reply, self._stream, self._durable):
-            if not message.reply:  # else another consumer delivered it, which somebody has pointed here
-                self._on_status(message)
-            return
+        place = place_of(message.reply, self._stream, self._durable)
+        if place is None and message.reply:
+            return  # another consumer delivered it, which somebody has pointed here
         self._pulls = max(0, self._pulls - 1)
-        place = parse_ack_subject(message.reply)
+        if place is None:
+            self._on_status(message)
+            return
         record = Record(place.stream_seq, message.subject, message.payload, place.timestamp_ns)
         try:
             self._site.subjects.parse(record.subject)
@@ -303,7 +304,6 @@ class PoolConsumer:
         self.pull()
 
     def _on_status(self, message: Message) -> None:
-        self._pulls = max(0, self._pulls - 1)
         status = message.headers.get("Status", "")
         if status in ("409", "503"):
             if self._is_sure:
