@@ -102,6 +102,38 @@ async def busy_place(server: EmbeddedServer) -> AsyncIterator[tuple[Place, Calle
         assert max(owned.starts.values()) == max(pool.starts.values()) == 1
 
 
+async def test_who_asks_the_log_for_an_outcome_waits_through_an_outage(nats_server: EmbeddedServer) -> None:
+    service, may_go_on = Service("slow"), asyncio.Event()
+
+    @service.method(effect="idempotent")
+    async def put(number: int) -> int:
+        await may_go_on.wait()
+        return number
+
+    async with AsyncExitStack() as stack:
+        place = Place(nats_server, stack)
+        await place.router(policy=PATIENT)
+        await place.serve(service, "x", instance="a", join_timeout_s=30.0)
+        client, other = await place.client(), await place.client()
+        submitted = await client.submit("slow.put", 7, resource_id="x", timeout=60.0)
+        attached = await other.attach(submitted.call_id)
+        await nats_server.kill()
+        waiting = [
+            asyncio.create_task(ask)
+            for ask in (
+                submitted.settled(),
+                attached.settled(),
+                attached.result(60.0),
+                other.attach(submitted.call_id, timeout=60.0).settled(),
+            )
+        ]
+        done, _ = await asyncio.wait(waiting, timeout=1.0)
+        assert not done, "somebody did not wait"
+        await nats_server.start()
+        may_go_on.set()
+        assert await asyncio.wait_for(asyncio.gather(*waiting), 60) == [7, 7, 7, 7]
+
+
 async def test_a_server_that_is_killed_and_restarted_in_a_loop_loses_nothing(
     nats_server: EmbeddedServer,
 ) -> None:

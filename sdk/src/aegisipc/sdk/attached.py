@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
 from aegisipc.eventstore.calls import Outcome
 from aegisipc.eventstore.codec import TypeCodec
-from aegisipc.eventstore.errors import UnknownCall
+from aegisipc.eventstore.errors import AegisError, UnknownCall
 from aegisipc.eventstore.frames import CLOSING, Mark
 from aegisipc.eventstore.histories import AcceptedCall, CallHistory
 from aegisipc.eventstore.ids import CallId, format_call_id
@@ -27,6 +27,7 @@ from aegisipc.sdk.cancelling import (
 from aegisipc.sdk.core.lanes import GRACE_NS
 from aegisipc.sdk.core.links import MAX_LINKS, first_in
 from aegisipc.sdk.errors import CallTimeout, CallUnknown
+from aegisipc.sdk.persistence import PASSING, persist
 from aegisipc.sdk.receipts import Durability, Receipt
 
 _NEVER_SEQ: Final = 1 << 63
@@ -39,7 +40,9 @@ type Enough = Callable[[Outcome], bool]
 
 
 class Seeker:
-    """Finds calls in the log by the time in their ids. ``name`` is the client's."""
+    """Finds calls in the log by the time in their ids. ``name`` is the client's. While the log cannot be read
+    it is asked again, until `is_closed` says that there is nothing to ask it with.
+    """
 
     def __init__(
         self,
@@ -49,12 +52,14 @@ class Seeker:
         name: str = "",
         results: Results | None = None,
         durability: Durability | None = None,
+        is_closed: Callable[[], bool] = lambda: False,
     ) -> None:
         self.log = log
         self.subjects = subjects
         self.name = name
         self.results = results or Results()
         self.durability = durability
+        self.is_closed = is_closed
 
     async def find(
         self, call_id: CallId, codec: TypeCodec[Any] | None, timeout_s: float | None
@@ -66,12 +71,23 @@ class Seeker:
             CallTimeout: finding it took longer than `timeout_s`.
         """
         shown = format_call_id(call_id)
+        why = ""
+
+        async def attempt() -> AcceptedCall:
+            nonlocal why
+            try:
+                return await find_call(self.log, self.subjects, call_id)
+            except PASSING as error:
+                why = f": {error.message}"
+                raise
+
         try:
             async with asyncio.timeout(timeout_s):
-                call = await find_call(self.log, self.subjects, call_id)
+                call = await persist(attempt, self.is_closed)
         except TimeoutError:
             raise CallTimeout(
-                f"cannot find call {shown} within {timeout_s:g} s; try again with more time", call_id=shown
+                f"cannot find call {shown} within {timeout_s:g} s{why}; try again with more time",
+                call_id=shown,
             ) from None
         except UnknownCall as error:
             raise CallUnknown(
@@ -99,6 +115,10 @@ class _Patience:
         self._until_deadline = until_deadline and timeout_s is None
         self._loop = asyncio.get_running_loop()
         self._give_up_at = None if timeout_s is None else self._loop.time() + timeout_s
+
+    def is_over(self) -> bool:
+        """Whether it is at its end, as far as that is known."""
+        return self._give_up_at is not None and self._loop.time() >= self._give_up_at
 
     async def left_s(self, log: Log, deadline_ns: int) -> float | None:
         """Return what is left of it, ``None`` for ever."""
@@ -143,11 +163,10 @@ class AttachedCall:
         """Have the call cancelled; see :class:`Pending`."""
         check_reason(reason)
         patience = _Patience(CANCEL_TIMEOUT_S if timeout is None else timeout)
-        seeker, call = self._seeker, self._call
-        history = CallHistory(seeker.subjects, call)
-        await read_conclusions(seeker.log, history)
-        if history.outcome is not None and history.outcome.mark in CLOSING:
-            judge(self._address, history.outcome)
+        seeker = self._seeker
+        outcome = await self._persist(self._outcome_by_now, patience)
+        if outcome is not None and outcome.mark in CLOSING:
+            judge(self._address, outcome)
             return
         left_s = await patience.left_s(seeker.log, 0) or 0.0
         await request_cancel(seeker.log, seeker.subjects, self._address, seeker.name, reason, left_s)
@@ -160,27 +179,42 @@ class AttachedCall:
             CallFinished: it has another outcome.
             CallTimeout: it has none within `timeout_s`.
         """
-        outcome = await self._own_outcome(is_settled, _Patience(timeout_s))
+        try:
+            outcome = await self._own_outcome(is_settled, _Patience(timeout_s))
+        except PASSING as error:
+            raise no_outcome(self._address, timeout_s) from error
         if outcome is None:
             raise no_outcome(self._address, timeout_s)
         judge(self._address, outcome)
+
+    async def _outcome_by_now(self) -> Outcome | None:
+        history = CallHistory(self._seeker.subjects, self._call)
+        await read_conclusions(self._seeker.log, history)
+        return history.outcome
 
     async def outcome(self, enough: Enough, patience: _Patience) -> Outcome:
         """Return its outcome, or that of the call it repeats, once it is `enough`.
 
         Raises:
-            CallTimeout: there is none in time; ``call_id`` is that of the call which has none.
+            CallTimeout: there is none in time, or it could not be read; ``call_id`` is that of the call which
+                has none.
             CallUnknown: it repeats a call that the log does not have.
+            NotConnected: the client was closed.
         """
         call, links = self, 0
         while True:
-            outcome = await call._own_outcome(enough, patience)
+            try:
+                outcome = await call._own_outcome(enough, patience)
+            except PASSING as error:
+                if self._seeker.is_closed():
+                    raise
+                raise unread(self._address.target, call.call_id, error) from error
             if outcome is None:
                 raise still_open(self._address.target, call.call_id, patience.timeout_s)
             first = first_in(outcome.call_id, outcome.body) if outcome.mark is Mark.DUPLICATE else None
             if first is None or links == MAX_LINKS:
                 return outcome
-            left_s = await patience.left_s(self._seeker.log, 0)
+            left_s = await self._persist(lambda: patience.left_s(self._seeker.log, 0), patience)
             left_s = left_s if left_s is None else max(_SHORTEST_SEARCH_S, left_s)
             call, links = await self._seeker.find(first, self._codec, left_s), links + 1
 
@@ -190,8 +224,11 @@ class AttachedCall:
 
     async def _own_outcome(self, enough: Enough, patience: _Patience) -> Outcome | None:
         if self._outcome is None or not is_final(self._outcome):
-            self._outcome = await self._read_on(enough, patience)
+            self._outcome = await self._persist(lambda: self._read_on(enough, patience), patience)
         return self._outcome if self._outcome is not None and enough(self._outcome) else None
+
+    async def _persist[T](self, attempt: Callable[[], Awaitable[T]], patience: _Patience) -> T:
+        return await persist(attempt, lambda: self._seeker.is_closed() or patience.is_over())
 
     async def _read_on(self, enough: Enough, patience: _Patience) -> Outcome | None:
         """Read to a final outcome, else to the end of the log: a doubt or a dead letter may be over by then.
@@ -246,6 +283,15 @@ async def _found_or_failed(found: asyncio.Event, following: Following, timeout_s
         finding.cancel()
         failing.cancel()
         await asyncio.wait({finding, failing})
+
+
+def unread(target: str, call_id: str, error: AegisError) -> CallTimeout:
+    """Return the error for a call of which the log could not be read in time."""
+    return CallTimeout(
+        f"{target} is durable, but its outcome cannot be read now: {error.message}; attach({call_id!r}) "
+        "tries again",
+        call_id=call_id,
+    )
 
 
 def still_open(target: str, call_id: str, timeout_s: float | None) -> CallTimeout:

@@ -364,7 +364,14 @@ async def _open_once(options: ClientOptions) -> Client:
         objects = Objects(connection, subjects, limit_bytes=options.max_payload_bytes)
         durability = Durability(connection, subjects)
         await durability.read()
-        seeker = Seeker(log, subjects, name=name, results=Results(objects), durability=durability)
+        seeker = Seeker(
+            log,
+            subjects,
+            name=name,
+            results=Results(objects, lambda: connection.is_closed),
+            durability=durability,
+            is_closed=lambda: connection.is_closed,
+        )
         dispatcher = Dispatcher(
             name,
             connection,

@@ -13,6 +13,7 @@ from aegisipc.eventstore.names import check_key, check_name, check_resource
 from aegisipc.eventstore.nats.connection import Connection
 from aegisipc.sdk.attached import Seeker
 from aegisipc.sdk.errors import CallTimeout, CallUnknown, ServiceDefinitionError
+from aegisipc.sdk.persistence import persist
 
 _ASK_TIMEOUT_S: Final = 1.0
 
@@ -63,7 +64,10 @@ class KeySearch:
             async with asyncio.timeout(timeout_s):
                 found = await self._ask(address, group, min(_ASK_TIMEOUT_S, timeout_s))
                 if found is None:
-                    found = await find_key(seeker.log, seeker.subjects, address.service, group, address.key)
+                    found = await persist(
+                        lambda: find_key(seeker.log, seeker.subjects, address.service, group, address.key),
+                        seeker.is_closed,
+                    )
         except TimeoutError:
             raise CallTimeout(
                 f"cannot find out within {timeout_s:g} s which call has the idempotency key {address.key!r}; "

@@ -6,20 +6,13 @@ import asyncio
 from collections.abc import Callable
 from typing import Final, Protocol
 
-from aegisipc.eventstore.errors import (
-    AckUnknown,
-    AegisError,
-    LogFailed,
-    NoResponders,
-    NotConnected,
-    PayloadTooLarge,
-)
+from aegisipc.eventstore.errors import AegisError, LogFailed, PayloadTooLarge
 from aegisipc.eventstore.open_calls import OpenCall
 from aegisipc.eventstore.references import Reference, encode_reference, reference_in, result_name
 from aegisipc.sdk.core.pen import Identity
+from aegisipc.sdk.persistence import PASSING, persist
 
-_PASSING: Final = (NotConnected, NoResponders, AckUnknown, LogFailed)
-_PAUSE_S: Final = 0.2
+_PASSING: Final = (*PASSING, LogFailed)
 _PUT_PATIENCE_S: Final = 60.0
 """How long a result waits for the store of objects. Without it the outcome could hardly be written either."""
 
@@ -77,13 +70,11 @@ class LargeBodies:
             reference = reference_in(call.body)
             if reference is None:
                 return call.body
-            while True:
-                try:
-                    return await self._objects.get(reference)
-                except _PASSING:
-                    if self._clock() >= call.deadline_ns:
-                        raise
-                await asyncio.sleep(_PAUSE_S)
+            return await persist(
+                lambda: self._objects.get(reference),
+                lambda: self._clock() >= call.deadline_ns,
+                passing=_PASSING,
+            )
         except AegisError as error:
             raise NotFetched(error) from error
 
@@ -97,12 +88,9 @@ class LargeBodies:
         name = result_name(who.service, who.group, call.call_id, who.instance, epoch)
         give_up_at = loop.time() + _PUT_PATIENCE_S
         try:
-            while True:
-                try:
-                    return encode_reference(await self._objects.put(name, body))
-                except _PASSING:
-                    if loop.time() >= give_up_at:
-                        raise
-                await asyncio.sleep(_PAUSE_S)
+            stored = await persist(
+                lambda: self._objects.put(name, body), lambda: loop.time() >= give_up_at, passing=_PASSING
+            )
+            return encode_reference(stored)
         except AegisError as error:
             raise NotStored(error) from error

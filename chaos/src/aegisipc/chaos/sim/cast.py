@@ -13,7 +13,7 @@ from aegisipc.chaos.sim.plan import CallPlan, GroupPlan, OrderPlan, Plan
 from aegisipc.chaos.sim.recording import Recorder
 from aegisipc.chaos.sim.services import SERVICES
 from aegisipc.chaos.workload import BOOK, DESK
-from aegisipc.eventstore.errors import AckUnknown, AegisError, NoResponders, NotConnected
+from aegisipc.eventstore.errors import AegisError
 from aegisipc.eventstore.nats.connection import Connection
 from aegisipc.eventstore.nats.options import ConnectOptions
 from aegisipc.eventstore.streams import LogOptions
@@ -35,7 +35,6 @@ _LOOK_S: Final = 0.25
 _PATIENCE_S: Final = 60.0
 _ORDER_TRIES: Final = 3
 _SETTLED_S: Final = 60.0
-_PASSING: Final = (AckUnknown, NoResponders, NotConnected)
 _RESULTS: Final = 2_000_000
 _CANCELS: Final = 3_000_000
 """Numbers of the operations that follow a submitted call begin here."""
@@ -214,15 +213,10 @@ class ClientProcess:
 
 
 async def _final(pending: Pending) -> Any:
-    """Wait as users are told to: for the deadline, and if nothing was heard by then, in the log, again and
-    again while that cannot be read.
-    """
-    with suppress(CallTimeout, *_PASSING):
+    """Wait as users are told to: for the deadline, and if nothing was heard by then, in the log."""
+    with suppress(CallTimeout):
         return await pending.result()
-    while True:
-        with suppress(*_PASSING):
-            return await pending.settled(_SETTLED_S)
-        await asyncio.sleep(_RESTART_S)
+    return await pending.settled(_SETTLED_S)
 
 
 class OperatorProcess:
