@@ -136,6 +136,17 @@ async def test_who_has_no_more_time_is_told_that_the_log_could_not_be_read(log: 
     assert isinstance(told.value.__cause__, NotConnected)
 
 
+async def test_who_waits_until_the_deadline_is_told_so_at_the_latest_when_that_may_have_passed(
+    log: FlakyLog,
+) -> None:
+    found = await Seeker(log, NS).find(CALL_ID, None, 30.0)
+    log.is_down = True
+    with pytest.raises(CallTimeout, match="cannot be read now"):
+        await asyncio.wait_for(
+            found.result(), 30
+        )  # the call has a second, and its deadline cannot be asked for
+
+
 @pytest.mark.parametrize("wait", ["result", "settled", "cancel"])
 async def test_a_client_that_was_closed_waits_for_nothing(log: FlakyLog, wait: str) -> None:
     closed = False

@@ -108,16 +108,21 @@ class Seeker:
 
 
 class _Patience:
-    """How long somebody waits: for a time, until a call's own deadline, or for as long as it takes."""
+    """How long somebody waits: for a time, until a call's own deadline, or for as long as it takes.
+    `longest_ns`: how far off that deadline is at most. When it is, only the log's server can tell.
+    """
 
-    def __init__(self, timeout_s: float | None, *, until_deadline: bool = False) -> None:
+    def __init__(self, timeout_s: float | None, *, longest_ns: int | None = None) -> None:
         self.timeout_s = timeout_s
-        self._until_deadline = until_deadline and timeout_s is None
+        self._until_deadline = longest_ns is not None and timeout_s is None
         self._loop = asyncio.get_running_loop()
-        self._give_up_at = None if timeout_s is None else self._loop.time() + timeout_s
+        longest_s = timeout_s
+        if longest_s is None and longest_ns is not None:
+            longest_s = (longest_ns + GRACE_NS) / 1e9
+        self._give_up_at = None if longest_s is None else self._loop.time() + longest_s
 
     def is_over(self) -> bool:
-        """Whether it is at its end, as far as that is known."""
+        """Whether it is at its end for whoever cannot ask the server for the time."""
         return self._give_up_at is not None and self._loop.time() >= self._give_up_at
 
     async def left_s(self, log: Log, deadline_ns: int) -> float | None:
@@ -151,7 +156,8 @@ class AttachedCall:
 
     async def result(self, timeout: float | None = None) -> Any:
         """Wait for the outcome; see :class:`Pending`."""
-        outcome = await self.outcome(_any, _Patience(timeout, until_deadline=True))
+        longest_ns = self._call.deadline_ns - self._call.at_ns
+        outcome = await self.outcome(_any, _Patience(timeout, longest_ns=longest_ns))
         return await self._seeker.results.value_of(outcome, self._address.target, self._codec)
 
     async def settled(self, timeout: float | None = None) -> Any:
