@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Sequence
 
 import pytest
 
+from aegisipc.eventstore.calls import Outcome
 from aegisipc.eventstore.errors import LogFailed
 from aegisipc.eventstore.events import GroupPromoted, encode_event
 from aegisipc.eventstore.frames import (
@@ -22,8 +24,9 @@ from aegisipc.eventstore.ids import CallIds, format_call_id
 from aegisipc.eventstore.log import BEGINNING, Deliver, Following, Record, Start
 from aegisipc.eventstore.memory import MemoryLog
 from aegisipc.eventstore.subjects import subjects_of
+from aegisipc.sdk.core.lanes import Lane, PendingCall
 from aegisipc.sdk.errors import CallInDoubt, CallTimeout, CallUnknown
-from aegisipc.sdk.pending import Seeker
+from aegisipc.sdk.pending import Seeker, SubmittedCall
 
 NOW_NS = 1_800_000_000_000_000_000
 NS = subjects_of("t")
@@ -186,3 +189,28 @@ async def test_a_result_is_waited_for_when_a_doubt_ended_with_another_run(
     assert not done
     await write(log, 4, (Mark.CLAIMED, call_id, None), (Mark.SUCCEEDED, call_id, b"\x2a"))
     assert await asyncio.wait_for(waiting, 20) == 42
+
+
+async def submitted(log: MemoryLog, call_id: bytes) -> SubmittedCall:
+    """A call whose outcome came, and whose acknowledgement did not."""
+    lane = Lane("orders", "g", NS.call("orders", "g", "c"))
+    pending = PendingCall(call_id, lane, "place", b"", 1000, None, time.monotonic_ns() + 1_000_000_000)
+    pending.outcome = Outcome(call_id, Mark.SUCCEEDED, b"\x2a")
+    found = SubmittedCall(pending, "orders.place", None, Seeker(log, NS), lambda _: False)
+    await found.accepted()
+    return found
+
+
+async def test_an_outcome_without_an_acknowledgement_gets_its_receipt_from_the_log(
+    log: MemoryLog, call_id: bytes
+) -> None:
+    appended = await log.append(NS.call("orders", "g", "c"), a_frame(1, call_id))
+    found = await submitted(log, call_id)
+    assert found.receipt.seq == appended.seq
+    assert await found.result() == 42
+
+
+async def test_what_the_log_does_not_tell_a_receipt_does_not_claim(log: MemoryLog, call_id: bytes) -> None:
+    found = await submitted(log, call_id)
+    assert found.receipt.seq == 0
+    assert await found.result() == 42

@@ -66,6 +66,7 @@ class Scene:
     _ids: CallIds = field(default_factory=lambda: CallIds(7))
     _frames: dict[tuple[str, int], int] = field(default_factory=dict)
     _next: int = 0
+    _term: int = 0
 
     # -- the log ------------------------------------------------------------------------------------------
 
@@ -82,7 +83,17 @@ class Scene:
     def say(self, subject: str, event: Event) -> int:
         return self.store(subject, ev.encode_event(event))
 
+    def elect(self, router: str = "r", policy: dict[str, int] | None = None) -> int:
+        self._term += 1
+        event = ev.RouterElected(
+            term=self._term, router=router, incarnation="1", cause="test", policy=policy or {}
+        )
+        return self.say(NS.term, event)
+
     def register(self, instance: str, group: str = GROUP) -> None:
+        """An instance joins; the first one finds a router that leads."""
+        if not self._term:
+            self.elect()
         contract = {
             name: ev.MethodContract(effect=effect, arguments="a", returns="r", signature=f"{name}()")
             for name, effect in METHODS.items()
@@ -96,13 +107,23 @@ class Scene:
             version="0",
         )
         self.say(NS.instance(SERVICE, group, instance), event)
+        admitted = ev.InstanceAdmitted(instance=instance, incarnation=f"{instance}-1", decided_by="r")
+        self.say(NS.watch(SERVICE, group), admitted)
         self.say(NS.instance(SERVICE, group, instance), ev.InstanceReady(incarnation=f"{instance}-1"))
 
     def promote(self, holder: str, epoch: int | None = None, *, group: str = GROUP) -> int:
+        """Give the pen to an instance: to the first one, or because the one before it answers no probes."""
+        former, is_first = self.holder, self.epoch == 0
         self.epoch = self.epoch + 1 if epoch is None else epoch
         self.holder = holder
         event = ev.GroupPromoted(
-            epoch=self.epoch, holder=holder, incarnation=f"{holder}-1", cause="test", decided_by="r"
+            epoch=self.epoch,
+            holder=holder,
+            incarnation=f"{holder}-1",
+            kind="first" if is_first else "failover",
+            cause="first instance of the group" if is_first else f"holder {former!r} is suspected: test",
+            evidence={} if is_first else {"source": "probe", "probe_failed_ns": self.now_ns},
+            decided_by="r",
         )
         return self.say(NS.fence(SERVICE, group), event)
 

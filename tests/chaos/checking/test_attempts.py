@@ -141,4 +141,4 @@ def test_another_life_and_another_epoch_know_nothing_of_it(again: dict[str, Any]
     scene.began(call_id, **again)
     scene.ended(call_id, **again)
     scene.mark(Mark.SUCCEEDED, call_id, encode(1))
-    holds(scene)
+    holds(scene, "failovers")

@@ -201,7 +201,7 @@ def test_a_call_that_was_in_doubt_keeps_no_place() -> None:
     seeing(scene, 1)
     scene.ended(doubted, "a", 1)
     body = encode({"seen": 1})
-    scene.pen((Mark.EXECUTED, doubted, resolution("evidence")), (Mark.SUCCEEDED, doubted, body))
+    scene.pen((Mark.EXECUTED, doubted, resolution("reconcile")), (Mark.SUCCEEDED, doubted, body))
     seeing(scene, 3)
     holds(scene)
 

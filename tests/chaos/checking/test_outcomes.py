@@ -154,7 +154,7 @@ def test_a_doubt_before_the_final_outcome_is_legal_for_all_who_ask() -> None:
     scene.answer(number, Stage.INFO, error="call_in_doubt", call_id=call_id)
     scene.ended(call_id, "a", 1)
     scene.pen(
-        (Mark.EXECUTED, call_id, resolution("evidence")), (Mark.SUCCEEDED, call_id, encode((1, {"a": None})))
+        (Mark.EXECUTED, call_id, resolution("reconcile")), (Mark.SUCCEEDED, call_id, encode((1, {"a": None})))
     )
     scene.answer(scene.invoke(Deed.ATTACH, call_id=call_id), value=[1, {"a": None}], call_id=call_id)
     holds(scene)

@@ -38,6 +38,7 @@ def _with_fault(**fields: Any) -> Callable[[dict[str, Any]], None]:
         (lambda plain: plain.update(rooters=1), "rooters"),
         (lambda plain: plain.update(groups=[], workers=0), "nobody to call"),
         (lambda plain: plain.update(until_s=1e9), "until_s"),
+        (lambda plain: plain.update(quarantined=["g1-9"]), "quarantined"),
         (_with_call(client="c-7"), "calls.0.client"),
         (_with_call(method="steal"), "calls.0.method"),
         (_with_call(service="shop"), "calls.0.service"),

@@ -42,6 +42,9 @@ class Deed(StrEnum):
     """``ok``: it was accepted, durably; ``call_id`` is set."""
     ATTACH = "attach"
     """What a (possibly other) reader was told of the call ``call_id`` as its final outcome."""
+    FIND = "find"
+    """Which call has the idempotency key ``key`` in the group of the service of ``target`` that ``resource``
+    is of: ``ok`` names it in ``call_id``; ``call_unknown`` says that none has it."""
     CANCEL = "cancel"
     OPERATE = "operate"
     """A command of an operator: promote, drain, pause, resume, resolve, requeue, discard."""
@@ -54,7 +57,9 @@ class Operation:
     ``number`` pairs an invocation with its completion, and is unique in a run; it is also the argument of
     the call, by which effects are told apart. ``effect`` is the declaration of the method (``once``,
     ``idempotent``, ``pure``). ``value`` is what was returned; ``error`` is the code of what was raised, with
-    its text in ``message``.
+    its text in ``message``. In the invocation of an operator's command ``value`` is the command, see
+    :mod:`aegisipc.chaos.operators`. ``receipt`` is what was told of how a call is kept, if it was: the fields
+    of :class:`aegisipc.sdk.receipts.Receipt`, and ``call_id``, which call that is.
     """
 
     number: int
@@ -71,6 +76,7 @@ class Operation:
     value: Any = None
     error: str | None = None
     message: str = ""
+    receipt: dict[str, Any] | None = None
 
 
 class Phase(StrEnum):
@@ -184,6 +190,17 @@ def from_line(line: bytes | str) -> Entry:
     return entry
 
 
+@dataclass(frozen=True, slots=True)
+class Keeping:
+    """How the servers of a run are configured to keep the log, as whoever started them knows: by how many
+    ``replicas``, and whether each syncs a write to the disk before it acknowledges it.
+    """
+
+    replicas: int
+    syncs: bool
+    storage: str = "file"
+
+
 @dataclass(slots=True)
 class Evidence:
     """Everything that a run left behind, but for its log. Lists are in the order of their times."""
@@ -200,6 +217,8 @@ class Evidence:
     healed_at_ns: int = 0
     """When the last fault was over; 0 if there was none."""
     ended_at_ns: int = 0
+    keeping: Keeping | None = None
+    """``None`` if nobody said."""
 
     def take(self, entry: Entry) -> None:
         """Add an entry to the list of its kind."""

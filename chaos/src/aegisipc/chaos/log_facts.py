@@ -34,6 +34,8 @@ from aegisipc.chaos.log_shapes import (
     CallFact,
     Contradiction,
     Group,
+    KeySegment,
+    KeyWord,
     LogEvent,
     LogFacts,
     SnapshotFact,
@@ -73,6 +75,8 @@ __all__ = [
     "CallFact",
     "Contradiction",
     "Group",
+    "KeySegment",
+    "KeyWord",
     "LogEvent",
     "LogFacts",
     "SnapshotFact",
@@ -174,16 +178,25 @@ class _Reader:
             self._is_holders(record, place, None, None)
         elif kind == KEYS:
             segment = decode_segment(record.payload)
-            self._is_holders(record, place, segment.epoch, None)
+            if self._is_holders(record, place, segment.epoch, None):
+                said = KeySegment(record.seq, segment.since, segment.covers)
+                self._said_of_keys(place).append(said)
 
     # -- calls ------------------------------------------------------------------------------------------
 
     def _read_calls(self, record: Record, place: Place, frame: CallFrame) -> None:
         if not self._is_new(record, frame.session, frame.number):
+            for entry in frame.entries:
+                known = self._calls.get(entry.call_id)
+                if known is not None:
+                    known.copies += (record.seq,)
             return
         for index, (entry, body) in enumerate(zip(frame.entries, frame.bodies, strict=True)):
             if entry.options is not None and entry.options.requeue is not None:
-                continue  # a pool's dead letter that may run again: a word of its own says whether it does
+                known = self._calls.get(entry.call_id)
+                if known is not None:  # a word of its own says whether it does run again
+                    known.again += ((record.seq, entry.options.requeue[0]),)
+                continue
             if entry.call_id in self._calls:
                 self.facts.used_twice.append((format_call_id(entry.call_id), record.seq))
                 continue
@@ -279,6 +292,9 @@ class _Reader:
                 self.facts.orphans.append((format_call_id(call_id), word))
             elif mark in BESIDE:
                 call.say(word)
+                if mark is not Mark.ATTEMPTED:
+                    of_key = KeyWord(record.seq, record.timestamp_ns, call.call_id, mark, body)
+                    self._said_of_keys(place).append(of_key)
             else:
                 self._say(call, word, is_pool=is_pool)
 
@@ -297,6 +313,9 @@ class _Reader:
         facts.marks[mark] = facts.marks.get(mark, 0) + 1
         if mark is Mark.REQUEUED:
             call.deadline_ns = word.at_ns + number_at(said_in(word.body), "timeout_ms") * 1_000_000
+
+    def _said_of_keys(self, place: Place) -> list[KeyWord | KeySegment]:
+        return self.facts.key_words.setdefault((place.service, place.group), [])
 
     def _read_evidence(self, record: Record, place: Place, frame: PenFrame) -> None:
         if not self._is_new(record, frame.session, frame.number):

@@ -87,6 +87,24 @@ class SnapshotFact(NamedTuple):
     folded: str
 
 
+class KeyWord(NamedTuple):
+    """A call has its idempotency key (``KEYED``), or gives it back (``RELEASED``)."""
+
+    seq: int
+    at_ns: int
+    call_id: str
+    mark: Mark
+    body: bytes | None
+
+
+class KeySegment(NamedTuple):
+    """A part of an index of keys: of what was said of them after ``since`` and up to ``covers``."""
+
+    seq: int
+    since: int
+    covers: int
+
+
 @dataclass(slots=True)
 class CallFact:
     """One call: as it was accepted, and what was said of it, in log order.
@@ -94,6 +112,8 @@ class CallFact:
     ``number`` is its first argument, if that is an integer; ``index`` its place in its frame. ``deadline_ns``
     is that of the latest requeueing. ``words`` are those that count, ``void`` those that came too late in a
     pool; ``evidence`` is the word of instances that had lost the pen. ``payload`` is there if there is a key.
+    ``copies`` are the records beside ``seq`` in which its frame was stored again; ``again`` those in which a
+    pool's dead letter was, to be run again, each with where that dead letter stands.
     """
 
     call_id: str
@@ -115,6 +135,8 @@ class CallFact:
     words: list[Word] = field(default_factory=list)
     void: tuple[Word, ...] = ()
     evidence: tuple[Word, ...] = ()
+    copies: tuple[int, ...] = ()
+    again: tuple[tuple[int, int], ...] = ()
     final: Word | None = None
     """The outcome that nothing comes after, if there is one."""
     _said: int = 0
@@ -177,6 +199,8 @@ class LogFacts:
     contradictions: list[Contradiction] = field(default_factory=list)
     used_twice: list[tuple[str, int]] = field(default_factory=list)
     """Ids of calls that were accepted once more, and where."""
+    key_words: dict[Group, list[KeyWord | KeySegment]] = field(default_factory=dict)
+    """All that was said of each group's idempotency keys."""
     orphans: list[tuple[str, Word]] = field(default_factory=list)
     """Words about calls that the log does not hold."""
     snapshots: list[tuple[int, str]] = field(default_factory=list)

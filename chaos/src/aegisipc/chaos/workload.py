@@ -6,11 +6,13 @@ Their handlers differ in what they write to, and where a process keeps what it r
 
 from __future__ import annotations
 
-from typing import Final
+from dataclasses import asdict
+from typing import Any, Final
 
 from pydantic import BaseModel
 
 from aegisipc.sdk import Retry
+from aegisipc.sdk.pending import Pending
 
 BOOK: Final = "book"
 DESK: Final = "desk"
@@ -34,3 +36,8 @@ class Added(BaseModel):
 
 class Trouble(Exception):
     """A handler fails as it was asked to."""
+
+
+def receipt_of(pending: Pending) -> dict[str, Any]:
+    """Return what is told now of how a call is kept, as a history has it."""
+    return {"call_id": pending.call_id, **asdict(pending.receipt)}

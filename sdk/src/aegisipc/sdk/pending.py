@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
-from typing import Any, Protocol
+from contextlib import suppress
+from typing import Any, Final, Protocol
 
 from aegisipc.eventstore.codec import TypeCodec
+from aegisipc.eventstore.errors import AegisError
 from aegisipc.eventstore.frames import CLOSING
 from aegisipc.eventstore.ids import format_call_id
 from aegisipc.sdk.attached import AttachedCall, Seeker, is_final, still_open
@@ -24,6 +27,8 @@ from aegisipc.sdk.outcomes import error_of_fate
 from aegisipc.sdk.receipts import Receipt
 
 __all__ = ["AttachedCall", "Pending", "Seeker", "SubmittedCall", "wake"]
+
+_SHORTEST_LOOK_S: Final = 0.1
 
 
 class Pending(Protocol):
@@ -120,8 +125,21 @@ class SubmittedCall:
         """Wait until the call is durable; raises why it is not."""
         pending = self._pending
         await _once(pending.accept_waiters, None, is_true=bool(pending.seq) or pending.is_over)
-        if pending.fate is not None and not pending.seq:
+        if pending.seq:
+            return
+        if pending.fate is not None:
             raise error_of_fate(pending)
+        await self._look_up()
+
+    async def _look_up(self) -> None:
+        """Its outcome overtook the acknowledgement, which may be lost: the log tells where it is. Within the
+        caller's time; what is not found out by then is not claimed.
+        """
+        pending = self._pending
+        left_s = max(_SHORTEST_LOOK_S, (pending.deadline_ns - time.monotonic_ns()) / 1e9)
+        with suppress(AegisError):
+            found = await self._seeker.find(pending.call_id, self._codec, left_s)
+            pending.seq = pending.seq or found.receipt.seq
 
     async def result(self, timeout: float | None = None) -> Any:
         """Wait for the outcome; see :class:`Pending`."""

@@ -28,7 +28,8 @@ _QUORUM: Final = 3
 
 @dataclass(frozen=True, slots=True)
 class Receipt:
-    """A call that is in the log, at ``seq``.
+    """A call that is in the log, at ``seq``; 0 if that could not be found out in the caller's time: its
+    outcome came before the server's acknowledgement, and the log could not be read then.
 
     ``durability`` is what the server had done when it said so:
 

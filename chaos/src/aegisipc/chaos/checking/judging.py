@@ -9,8 +9,10 @@ from typing import Final
 from aegisipc.chaos.checking.attempts import attempts_count
 from aegisipc.chaos.checking.bounds import DEFAULT_BOUNDS, Bounds
 from aegisipc.chaos.checking.case import Case, case_of
+from aegisipc.chaos.checking.commands import is_order
 from aegisipc.chaos.checking.executions import expired_never_starts, once_at_most
-from aegisipc.chaos.checking.keyed import one_effect_per_key
+from aegisipc.chaos.checking.failovers import failovers_needed
+from aegisipc.chaos.checking.keyed import keys_lead_to_owners, one_effect_per_key
 from aegisipc.chaos.checking.linearizable import linearizable
 from aegisipc.chaos.checking.nodes import (
     memory_is_flat,
@@ -24,6 +26,7 @@ from aegisipc.chaos.checking.order import in_order
 from aegisipc.chaos.checking.orders import answered_in_time, orders_obeyed
 from aegisipc.chaos.checking.outcomes import accepted_is_kept, never_expired_and_succeeded, one_outcome
 from aegisipc.chaos.checking.pens import epochs_rise, one_writer
+from aegisipc.chaos.checking.receipts import receipts_are_true
 from aegisipc.chaos.history import Evidence, Stage
 from aegisipc.chaos.log_facts import LogFacts
 from aegisipc.chaos.log_words import CallState
@@ -49,6 +52,9 @@ INVARIANTS: Final[tuple[Callable[[Case], Verdict], ...]] = (
     attempts_count,
     orders_obeyed,
     answered_in_time,
+    receipts_are_true,
+    keys_lead_to_owners,
+    failovers_needed,
 )
 
 
@@ -69,6 +75,8 @@ def _numbers(case: Case) -> dict[str, int]:
         "stored_twice": facts.stored_twice,
         "void": facts.void,
         "promotions": sum(len(events) for events in facts.promotions.values()),
+        "commands": sum(is_order(asked) for asked in case.asked.values()),
+        "late_evidence": sum(len(call.evidence) for call in facts.calls.values()),
         "faults": len(evidence.faults),
         "samples": len(evidence.samples),
     }

@@ -1,12 +1,15 @@
-"""What callers and operators asked for beside calls: that it is done, and when."""
+"""What callers, operators and members say beside calls: that it is done, and when."""
 
 from __future__ import annotations
 
 from typing import Final
 
 from aegisipc.chaos.checking.case import Asked, Case, Look
+from aegisipc.chaos.checking.commands import check_commands
+from aegisipc.chaos.checking.evidence import check_evidence
 from aegisipc.chaos.checking.outcomes import numbers_of, told_by
 from aegisipc.chaos.checking.starts import check_pauses
+from aegisipc.chaos.checking.withdrawn import check_withdrawn
 from aegisipc.chaos.history import Deed, Stage
 from aegisipc.chaos.log_facts import CallFact
 from aegisipc.chaos.verdicts import Verdict
@@ -19,9 +22,20 @@ _TIMEOUT: Final = "call_timeout"
 
 def orders_obeyed(case: Case) -> Verdict:
     """A call of which a client was told that it is cancelled has that outcome, by then, and none of which it
-    was told that it is too late for that. No handler begins while its group is paused.
+    was told that it is too late for that. No handler begins while its group is paused, nor at an instance in
+    quarantine, or that drains or left. What operators say of doubts and dead letters is done as they said it,
+    and what a former holder says of a doubt ends that.
     """
-    look = Look(case, "orders", "What was said to be cancelled is, and a paused group starts nothing.")
+    look = Look(case, "orders", "What was ordered is done, as it was said; what may start nothing does not.")
+    _check_cancels(case, look)
+    check_pauses(case, look)
+    check_withdrawn(case, look)
+    check_commands(case, look)
+    check_evidence(case, look)
+    return look.verdict()
+
+
+def _check_cancels(case: Case, look: Look) -> None:
     for number, asked in case.asked.items():
         answer = asked.answer
         if asked.invoke.deed is not Deed.CANCEL or answer is None:
@@ -43,8 +57,6 @@ def orders_obeyed(case: Case) -> Verdict:
             )
             if not is_over:
                 _found(look, number, call, "was told that it is too late to cancel")
-    check_pauses(case, look)
-    return look.verdict()
 
 
 def _found(look: Look, number: int, call: CallFact, text: str) -> None:

@@ -59,14 +59,15 @@ def check_pauses(case: Case, look: Look) -> None:
         if at_ns - since_ns <= case.slack_ns:
             continue
         from_ns = case.evidence_time(since_ns - struck_for_ns) or 0
-        if not case.is_struck((begun.instance, *_servers(case)), from_ns, begun.at_ns):
+        if not case.is_struck((begun.instance, *servers_of(case)), from_ns, begun.at_ns):
             late_s = (at_ns - since_ns) / _S
             found_about(
                 look, call, f"was begun by {begun.instance} {late_s:.3f} s after its group was paused"
             )
 
 
-def _servers(case: Case) -> list[str]:
+def servers_of(case: Case) -> list[str]:
+    """Return the servers about which something was broken."""
     return [victim for victim in case.struck if victim.startswith("server")]
 
 

@@ -33,6 +33,7 @@ def _cast(plan: Plan) -> Iterable[str]:
         yield f"group {group.name}: {_members(group)} for {', '.join(group.resources)}"
     if plan.workers:
         yield f"pool desk: {', '.join(f'w-{n + 1}' for n in range(plan.workers))}"
+    yield from _started(plan)
     yield f"routers: {', '.join(f'r-{n + 1}' for n in range(plan.routers))}"
     yield f"clients: {', '.join(f'c-{n + 1}' for n in range(plan.clients))}"
     stores = "one server" if plan.replicas == 1 else f"{plan.replicas} replicas"
@@ -41,6 +42,11 @@ def _cast(plan: Plan) -> Iterable[str]:
         f"a snapshot every {plan.snapshot_entries} records" if plan.snapshot_entries else "no snapshots"
     )
     yield f"heartbeats every {plan.pulse_ms} ms, suspected after {plan.suspect_after_ms} ms, {snapshots}"
+
+
+def _started(plan: Plan) -> Iterable[str]:
+    if plan.quarantined:
+        yield f"in quarantine at first: {', '.join(plan.quarantined)}"
 
 
 def _members(group: GroupPlan) -> str:

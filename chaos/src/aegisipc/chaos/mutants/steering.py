@@ -20,8 +20,9 @@ def _chance(plan: Plan, what: str) -> Random:
 
 
 def _bare(plan: Plan) -> Plan:
-    """One client, one router, no orders, no faults."""
-    return replace(plan, routers=1, clients=1, faults=(), orders=(), until_s=4.0, snapshot_entries=0)
+    """One client, one router, no orders, no faults, nobody in quarantine."""
+    bare = replace(plan, routers=1, clients=1, faults=(), orders=(), quarantined=())
+    return replace(bare, until_s=4.0, snapshot_entries=0)
 
 
 def _calls(

@@ -11,7 +11,7 @@ from typing import Any, Final
 from aegisipc.chaos.history import Deed, Operation, Stage
 from aegisipc.chaos.real.loads import Ask, Asks, LoadOptions, Manner
 from aegisipc.chaos.real.recording import Recorder, now_ns
-from aegisipc.chaos.workload import EFFECTS
+from aegisipc.chaos.workload import EFFECTS, receipt_of
 from aegisipc.sdk import AegisError
 from aegisipc.sdk.client import Client
 from aegisipc.sdk.errors import CallInDoubt, CallTimeout
@@ -35,6 +35,7 @@ class Told:
         details = {} if error is None else error.details
         call_id = details.get("call_id") or getattr(error, "call_id", None)
         self.call_id = call_id if isinstance(call_id, str) else None
+        self.receipt: dict[str, Any] | None = None
 
 
 async def told(waiting: Awaitable[Any]) -> Told:
@@ -95,8 +96,9 @@ class Caller:
             outcome = submitted
             if submitted.stage is Stage.OK:
                 pending: Pending = submitted.value
+                receipt = receipt_of(pending)
                 outcome = await told(self._patiently(pending.result(), ask.timeout_s))
-                outcome.call_id = pending.call_id
+                outcome.call_id, outcome.receipt = pending.call_id, receipt
         await self._recorder.keep(ended(asked, outcome))
         return outcome.call_id is not None or outcome.stage is Stage.OK
 
@@ -123,6 +125,7 @@ class Caller:
         pending: Pending | None = outcome.value if outcome.stage is Stage.OK else None
         if pending is not None:
             outcome.value, outcome.call_id = None, pending.call_id
+            outcome.receipt = receipt_of(pending)
         await self._recorder.keep(ended(asked, outcome))
         if pending is None:
             return outcome.call_id is not None
@@ -186,4 +189,5 @@ def ended(asked: Operation, outcome: Told) -> Operation:
         outcome.value,
         outcome.error,
         outcome.message,
+        outcome.receipt,
     )

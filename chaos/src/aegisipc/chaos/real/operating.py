@@ -9,7 +9,8 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, suppress
 from typing import Any, Final
 
-from aegisipc.chaos.history import Deed, Operation, Stage
+from aegisipc.chaos.history import Stage
+from aegisipc.chaos.operators import DISCARD, REQUEUE, RESOLVE, asking_for, reason_of
 from aegisipc.chaos.real.asking import Told, ended
 from aegisipc.chaos.real.members import LIFE_NUMBERS, Member, Role
 from aegisipc.chaos.real.recording import Recorder, began_in, now_ns
@@ -155,7 +156,7 @@ class Operator:
             number = await asyncio.to_thread(
                 began_in, self._scene.histories, doubt["call_id"], instance=who, epoch=epoch
             )
-            command = {"command": "resolve", "call_id": doubt["call_id"], "executed": number is not None}
+            command = {"command": RESOLVE, "call_id": doubt["call_id"], "executed": number is not None}
             if number is not None:
                 command["result"] = number
             await self._tell((doubt["service"], doubt["group"]), command)
@@ -173,7 +174,7 @@ class Operator:
         """Let half of them run again, and put the others away."""
         letters = await read_dead_letters(self._log, self._subjects, Wanted())
         for letter in letters[:_MOST]:
-            command = self._chance.choice(("requeue", "discard"))
+            command = self._chance.choice((REQUEUE, DISCARD))
             told = {"command": command, "call_id": format_call_id(letter.call_id)}
             await self._tell((letter.service, letter.group), told)
 
@@ -182,24 +183,21 @@ class Operator:
     async def _order(self, verb: str, command: dict[str, Any]) -> bool:
         """Ask the router that leads; tells whether it is so now."""
         place = "/".join(str(command[name]) for name in ("service", "group", "instance") if name in command)
-        told = await self._ask(f"{verb} {place}", self._subjects.api(verb), command, None)
+        told = await self._ask({"command": verb}, place, self._subjects.api(verb), command)
         return told.stage is Stage.OK
 
     async def _tell(self, place: Place, command: dict[str, Any]) -> None:
         """Tell who holds the pen."""
-        what = f"{command['command']} {place[0]}/{place[1]}"
-        await self._ask(what, self._subjects.tell(*place), command, str(command["call_id"]))
+        await self._ask({}, "/".join(place), self._subjects.tell(*place), command)
 
-    async def _ask(self, what: str, subject: str, command: dict[str, Any], call_id: str | None) -> Told:
-        asked = Operation(
-            next(self._numbers), Stage.INVOKE, Deed.OPERATE, OPERATOR, now_ns(), target=what, call_id=call_id
-        )
+    async def _ask(self, verb: dict[str, Any], place: str, subject: str, command: dict[str, Any]) -> Told:
+        """Ask once. `verb` is what routers are told by the subject, and groups in the command."""
+        number = next(self._numbers)
+        asked = asking_for(number, OPERATOR, now_ns(), place, command | verb)
         await self._recorder.keep(asked)
+        said = {**command, "author": OPERATOR, "reason": reason_of(number)}
         try:
-            await ask(
-                self._connection, subject, {**command, "author": OPERATOR, "reason": "chaos"}, _ANSWER_S
-            )
-            told = Told(Stage.OK)
+            told = Told(Stage.OK, value=await ask(self._connection, subject, said, _ANSWER_S))
         except AckUnknown as error:
             told = Told(Stage.INFO, error=error)
         except AegisError as error:

@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
 from aegisipc.chaos.history import Probe
+from aegisipc.chaos.real.finding import find_keys
 from aegisipc.chaos.real.members import Role
 from aegisipc.chaos.real.operating import Operator
 from aegisipc.chaos.real.recording import now_ns
@@ -232,7 +233,9 @@ class Prober:
 
 
 async def probed(scene: Scene, operator: Operator) -> list[Probe]:
-    """Probe everything but the clients, who probe themselves when they end."""
+    """Probe everything but the clients, who probe themselves when they end; and look for the keys that they
+    used.
+    """
     prober = Prober(scene)
     found = await prober.servers()
     async with (
@@ -242,4 +245,5 @@ async def probed(scene: Scene, operator: Operator) -> list[Probe]:
         found.append(await prober.concluded(connection, operator))
         found += await prober.instances(client, connection)
         found += await prober.shared(connection)
+        await find_keys(client, scene.histories, scene.seed)
     return found + await prober.routers()

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from aegisipc.chaos.history import Deed, Probe, Sample, Stage
+from aegisipc.chaos.history import Deed, Keeping, Probe, Sample, Stage
 from aegisipc.chaos.log_facts import LogFacts, read_log_facts
 from aegisipc.chaos.log_roles import role_spans
 from aegisipc.chaos.nemeses.errors import Unavailable
@@ -188,6 +188,7 @@ class _Course:
         scene, run = self._scene, self._run
         run.evidence = gathered(scene.histories, [*scene.broken, *self._samples, *self._probes])
         run.evidence.unhandled += [*scene.ended, *_tracebacks(scene.folder)]
+        run.evidence.keeping = Keeping(scene.shape.nodes, all(s.fsync for s in scene.servers))
         run.evidence.ended_at_ns = now_ns()
 
     async def _watch(self) -> None:

@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Awaitable, Iterator, Sequence
 from contextvars import copy_context
+from dataclasses import replace
+from itertools import count
 from typing import Any, Final
 
 from aegisipc.chaos.history import Deed
 from aegisipc.chaos.log_facts import facts_of
-from aegisipc.chaos.log_words import CallState as WhereItStands
 from aegisipc.chaos.sim.cast import NAMESPACE, URL, InstanceProcess, RouterProcess
 from aegisipc.chaos.sim.loop import ACTOR, Actor
+from aegisipc.chaos.sim.operating import about_letters, resolutions
+from aegisipc.chaos.sim.plan import CallPlan, Plan
 from aegisipc.chaos.sim.world import UP_WITHIN_S, World
+from aegisipc.chaos.workload import BOOK, DESK, receipt_of
 from aegisipc.eventstore.errors import AegisError
-from aegisipc.eventstore.ids import format_call_id
-from aegisipc.eventstore.lifecycles import CallState
 from aegisipc.eventstore.system import SystemState
 from aegisipc.eventstore.system_snapshots import digest_of
 from aegisipc.sdk import connect
+from aegisipc.sdk.client import Client
+from aegisipc.sdk.pending import Pending
 
 SETTLE_WITHIN_S: Final = 90.0
 """How long after the last fault everything accepted must have concluded, in virtual seconds."""
@@ -31,8 +35,11 @@ _LEVEL_WITHIN_S: Final = 5.0
 _EFFECT_S: Final = 0.5
 _NEWCOMER: Final = "9"
 _READ_S: Final = 20.0
+READER: Final = "reader"
 _FIRST_READ: Final = 1_000_000
 """Numbers of a reader's operations begin here."""
+_FIRST_FOUND: Final = 4_000_000
+"""And here those by which it follows keys."""
 
 
 class Aftermath:
@@ -55,11 +62,11 @@ class Aftermath:
         world.bring_back()
         await world.until(world.is_up, UP_WITHIN_S)
         context = copy_context()
-        context.run(ACTOR.set, Actor("reader"))
+        context.run(ACTOR.set, Actor(READER))
         try:
             await self._loop.create_task(self._attach_to_all(), context=context)
         except AegisError as error:
-            recorder.probe("reader", "client", serves=False, after_s=after_s, detail=error.message)
+            recorder.probe(READER, "client", serves=False, after_s=after_s, detail=error.message)
         await self._ask_nodes(after_s)
         await self._compare_states(after_s)
         recorder.evidence.leaks += world.left_over()
@@ -79,61 +86,69 @@ class Aftermath:
             if is_quiet and all(client.is_done for client in world.clients):
                 return True
             if self._loop.now_s >= next_look_s:
+                world.release()
                 await self._end_doubts(state)
                 next_look_s = self._loop.now_s + _OPERATE_EVERY_S
             await asyncio.sleep(_LOOK_S)
         return False
 
     async def _end_doubts(self, state: SystemState) -> None:
-        """Look into the ledger, as an operator would look at the venue."""
-        for (service, group), calls in state.calls.items():
-            for call in list(calls.open.values()):
-                if call.state is not CallState.IN_DOUBT:
-                    continue
-                shown = format_call_id(call.call_id)
-                number = self._recorder.number_of(shown)
-                command: dict[str, Any] = {"command": "resolve", "call_id": shown, "author": "operator"}
-                if number is None:
-                    command |= {"executed": False}
-                else:
-                    command |= {"executed": True, "result": number}
-                await self._world.operator.tell(service, group, command)
+        for told in resolutions(state, self._recorder):
+            await self._world.operator.tell(*told)
 
     async def _deal_with_dead_letters(self) -> bool:
         """Let half of the dead letters run again, and put the others away; tells whether there were any."""
         world = self._world
-        letters = [
-            call
-            for call in facts_of(world.records(), world.subjects).calls.values()
-            if call.state is WhereItStands.DEAD
-        ]
-        for call in letters:
-            command = "requeue" if call.number is None or call.number % 2 else "discard"
-            body = {"command": command, "call_id": call.call_id, "author": "operator"}
-            await world.operator.tell(call.service, call.group, body)
+        letters = about_letters(facts_of(world.records(), world.subjects).calls.values())
+        for told in letters:
+            await world.operator.tell(*told)
         await asyncio.sleep(_EFFECT_S if letters else 0.0)
         return bool(letters)
 
     # -- looking ----------------------------------------------------------------------------------------
 
     async def _attach_to_all(self) -> None:
-        """A reader that was not there before asks for the outcome of every call in the log."""
-        world, recorder = self._world, self._recorder
+        """A reader that was not there before asks for the outcome of every call in the log, by its id, and
+        for whoever has each key, in each group.
+        """
+        world = self._world
         asked = {call.number: call for call in world.plan.calls}
         facts = facts_of(world.records(), world.subjects)
-        async with connect(URL, namespace=NAMESPACE, name="reader", connect_timeout_s=_READ_S) as client:
+        async with connect(URL, namespace=NAMESPACE, name=READER, connect_timeout_s=_READ_S) as client:
             for number, (call_id, fact) in enumerate(facts.calls.items(), start=_FIRST_READ):
                 call = asked.get(fact.number or 0)
-                if call is None:
-                    continue  # of somebody hostile
-                recorder.invoked(call, Deed.ATTACH, "reader", number)
-                told: dict[str, Any] = {"call_id": call_id, "number": number}
-                try:
-                    attached = await client.attach(call_id)
-                    told["value"] = await attached.settled(_READ_S)
-                except AegisError as error:
-                    told["error"] = error
-                recorder.told(call, Deed.ATTACH, "reader", **told)
+                if call is not None:  # else of somebody hostile
+                    await self._read(call, call_id, number, client.attach(call_id))
+            numbers = count(_FIRST_FOUND)
+            for call in _keyed_in(world.plan):
+                await self._find(call, client, numbers)
+
+    async def _read(self, call: CallPlan, call_id: str, number: int, attaching: Awaitable[Pending]) -> None:
+        """Ask for the outcome of a call, and take down what is told."""
+        recorder, told = self._recorder, dict[str, Any]()
+        recorder.invoked(call, Deed.ATTACH, READER, number)
+        try:
+            attached = await attaching
+            told["receipt"] = receipt_of(attached)
+            told["value"] = await attached.settled(_READ_S)
+        except AegisError as error:
+            told["error"] = error
+        recorder.told(call, Deed.ATTACH, READER, call_id=call_id, number=number, **told)
+
+    async def _find(self, call: CallPlan, client: Client, numbers: Iterator[int]) -> None:
+        """Ask which call has a key where that of `call` is looked for, and then for its outcome."""
+        recorder, number = self._recorder, next(numbers)
+        finding = client.attach(
+            idempotency_key=call.key, service=call.service, resource_id=call.resource, timeout=_READ_S
+        )
+        recorder.invoked(call, Deed.FIND, READER, number)
+        try:
+            found = await finding
+        except AegisError as error:
+            recorder.told(call, Deed.FIND, READER, error=error, number=number)
+            return
+        recorder.told(call, Deed.FIND, READER, call_id=found.call_id, number=number)
+        await self._read(call, found.call_id, next(numbers), _at_once(found))
 
     async def _ask_nodes(self, after_s: float) -> None:
         """Compare what every router believes with the log replayed from its beginning."""
@@ -179,3 +194,21 @@ class Aftermath:
                 if state is not None and expected is not None:
                     digests = {"live": state, "replayed": expected}
                     self._recorder.probe(name, "instance", serves=True, after_s=after_s, digests=digests)
+
+
+def _keyed_in(plan: Plan) -> Iterator[CallPlan]:
+    """Return a call for each key and each group of a plan: whether the key was used there or not."""
+    places: list[tuple[str, str | None]] = [(BOOK, group.resources[0]) for group in plan.groups]
+    if plan.workers:
+        places.append((DESK, None))
+    firsts: dict[str, CallPlan] = {}
+    for call in plan.calls:
+        if call.key is not None:
+            firsts.setdefault(call.key, call)
+    for first in firsts.values():
+        for service, resource in places:
+            yield replace(first, service=service, resource=resource)
+
+
+async def _at_once[T](value: T) -> T:
+    return value

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import json
-from collections.abc import Coroutine
+from collections.abc import Collection, Coroutine
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any, Final
 
 from aegisipc.chaos.history import Deed
-from aegisipc.chaos.sim.plan import CallPlan, GroupPlan, OrderPlan, Plan
+from aegisipc.chaos.sim.plan import CallPlan, GroupPlan, Plan
 from aegisipc.chaos.sim.recording import Recorder
 from aegisipc.chaos.sim.services import SERVICES
-from aegisipc.chaos.workload import BOOK, DESK
+from aegisipc.chaos.workload import BOOK, DESK, receipt_of
 from aegisipc.eventstore.errors import AegisError
-from aegisipc.eventstore.nats.connection import Connection
-from aegisipc.eventstore.nats.options import ConnectOptions
 from aegisipc.eventstore.streams import LogOptions
-from aegisipc.eventstore.subjects import Subjects
 from aegisipc.router.application.router import Router, RouterOptions
 from aegisipc.router.application.snapshotting import SnapshotOptions
 from aegisipc.router.domain.decide import Policy
@@ -33,7 +30,6 @@ NAMESPACE: Final = "sim"
 _RESTART_S: Final = 0.2
 _LOOK_S: Final = 0.25
 _PATIENCE_S: Final = 60.0
-_ORDER_TRIES: Final = 3
 _SETTLED_S: Final = 60.0
 _RESULTS: Final = 2_000_000
 _CANCELS: Final = 3_000_000
@@ -88,10 +84,15 @@ class RouterProcess:
 
 
 class InstanceProcess:
-    """An instance of ``book`` in a group, or a worker of ``desk``."""
+    """An instance of ``book`` in a group, or a worker of ``desk``. It is started in quarantine while its name
+    is among ``quarantined``.
+    """
 
-    def __init__(self, plan: Plan, name: str, group: GroupPlan | None) -> None:
+    def __init__(
+        self, plan: Plan, name: str, group: GroupPlan | None, quarantined: Collection[str] = ()
+    ) -> None:
         self.plan, self.name, self.group = plan, name, group
+        self._quarantined = quarantined
         self.instance: Instance | None = None
 
     def stop(self) -> None:
@@ -117,6 +118,7 @@ class InstanceProcess:
             pulse_ms=self.plan.pulse_ms,
         )
         while True:
+            options = replace(options, quarantine=self.name in self._quarantined)
             self.instance = Instance(SERVICES[DESK if group is None else BOOK], options)
             with suppress(AegisError):
                 await self.instance.run()
@@ -187,7 +189,8 @@ class ClientProcess:
             recorder.invoked(call, Deed.SUBMIT, self.name)
             try:
                 pending = await client.submit(target, *arguments, **options)
-                recorder.told(call, Deed.SUBMIT, self.name, call_id=pending.call_id)
+                receipt = receipt_of(pending)
+                recorder.told(call, Deed.SUBMIT, self.name, call_id=pending.call_id, receipt=receipt)
             except AegisError as error:
                 recorder.told(call, Deed.SUBMIT, self.name, error=error)
             else:
@@ -217,55 +220,3 @@ async def _final(pending: Pending) -> Any:
     with suppress(CallTimeout):
         return await pending.result()
     return await pending.settled(_SETTLED_S)
-
-
-class OperatorProcess:
-    """An operator: gives orders, and in the end decides what nobody else could."""
-
-    def __init__(self, subjects: Subjects) -> None:
-        self.subjects = subjects
-        self.orders: asyncio.Queue[tuple[str, dict[str, Any], asyncio.Future[dict[str, Any]] | None]]
-        self.orders = asyncio.Queue()
-
-    async def run(self) -> None:
-        """Give orders as they come."""
-        while True:
-            try:
-                connection = await Connection.open(ConnectOptions(URL, name="operator"))
-                break
-            except AegisError:
-                await asyncio.sleep(_RESTART_S)
-        while True:
-            subject, body, future = await self.orders.get()
-            answer = await self._ask(connection, subject, body)
-            if future is not None and not future.done():
-                future.set_result(answer)
-
-    async def _ask(self, connection: Connection, subject: str, body: dict[str, Any]) -> dict[str, Any]:
-        for _ in range(_ORDER_TRIES):
-            try:
-                message = await connection.request(subject, json.dumps(body).encode(), timeout_s=2.0)
-                answer: dict[str, Any] = json.loads(message.payload)
-            except AegisError as error:
-                answer = {"error": error.to_plain()}
-                await asyncio.sleep(0.1)
-            else:
-                break
-        return answer
-
-    def resume(self, service: str, group: str) -> None:
-        """Let calls of a group start again."""
-        self.order(OrderPlan(0.0, "resume", service, group))
-
-    def order(self, plan: OrderPlan) -> None:
-        """Give an order to the router that leads."""
-        body: dict[str, Any] = {"service": plan.service, "group": plan.group, "author": "operator"}
-        if plan.instance:
-            body["instance"] = plan.instance
-        self.orders.put_nowait((self.subjects.api(plan.verb), body, None))
-
-    async def tell(self, service: str, group: str, body: dict[str, Any]) -> dict[str, Any]:
-        """Tell the holder of a pen something, and return the answer."""
-        future: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
-        self.orders.put_nowait((self.subjects.tell(service, group), body, future))
-        return await future

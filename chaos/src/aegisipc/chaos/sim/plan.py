@@ -8,172 +8,35 @@ things do. Times are virtual seconds from the moment at which the system is up.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
-from enum import StrEnum
+from dataclasses import dataclass, replace
 from random import Random
-from typing import Any, Final
+from typing import Final
 
+from aegisipc.chaos.sim.plan_shapes import (
+    OF_ACTORS,
+    OF_SERVER,
+    TEND,
+    Break,
+    CallPlan,
+    FaultPlan,
+    GroupPlan,
+    OrderPlan,
+    Plan,
+)
 from aegisipc.chaos.workload import BOOK, DESK, EFFECTS
 
-
-class Break(StrEnum):
-    """What can be broken. The victim is an actor, or the server where it says so."""
-
-    KILL = "kill"
-    """SIGKILL; started again later."""
-    GONE = "gone"
-    """SIGKILL, and not started again before everything else has ended: the others have to do without it."""
-    CRASH = "crash"
-    """Killed after so many more of its steps: between any two awaits."""
-    STOP = "stop"
-    """Asked to stop in good order, as by SIGTERM, and started again."""
-    FREEZE = "freeze"
-    PARTITION = "partition"
-    ONE_WAY_UP = "one-way-up"
-    ONE_WAY_DOWN = "one-way-down"
-    RESET = "reset"
-    HALF_OPEN = "half-open"
-    DELAY = "delay"
-    SKEW = "skew"
-    """Its wall clock jumps."""
-    SERVER_KILL = "server-kill"
-    SERVER_POWER = "server-power"
-    """As a kill, and what was not synced is gone."""
-    SERVER_FREEZE = "server-freeze"
-    ELECTION = "election"
-    """Nobody answers for the streams for a while."""
-    ACKS_LOST = "acks-lost"
-    """Stored, and the acknowledgement never comes."""
-    GHOSTS = "ghosts"
-    """Writes that are stored long after whoever sent them gave up."""
-    FULL = "full"
-    """Nothing more is stored."""
-    REDELIVERY = "redelivery"
-    """After its next start the server hands out again what it does not know the fate of, at once."""
-    SLOW_DISK = "slow-disk"
-    BAD_DISK = "bad-disk"
-    """Writes are refused until the server is started again."""
-    AMNESIA = "amnesia"
-    """The server forgets the message ids it has seen."""
-    NO_CONSUMERS = "no-consumers"
-    """Consumers are deleted behind everybody's back."""
-    HOSTILE = "hostile"
-    """Somebody sends nonsense on every subject that may be reached."""
-
-
-OF_ACTORS: Final = (
-    Break.KILL,
-    Break.GONE,
-    Break.CRASH,
-    Break.STOP,
-    Break.FREEZE,
-    Break.PARTITION,
-    Break.ONE_WAY_UP,
-    Break.ONE_WAY_DOWN,
-    Break.RESET,
-    Break.HALF_OPEN,
-    Break.DELAY,
-    Break.SKEW,
-)
-OF_SERVER: Final = tuple(kind for kind in Break if kind not in OF_ACTORS)
-
-
-@dataclass(frozen=True, slots=True)
-class GroupPlan:
-    """A group of the owned service: what it serves, and by how many instances."""
-
-    name: str
-    resources: tuple[str, ...]
-    instances: int
-
-
-@dataclass(frozen=True, slots=True)
-class CallPlan:
-    """One call. ``argument`` is the number that the handler gets: its own ``number``, or that of the earlier
-    call whose ``key`` it repeats. The handler takes ``work_s``, and fails for its first ``failures`` attempts
-    (-1: refuses for good).
-    """
-
-    number: int
-    at_s: float
-    client: str
-    service: str
-    method: str
-    argument: int
-    resource: str | None
-    timeout_s: float
-    key: str | None = None
-    priority: str = "normal"
-    work_s: float = 0.0
-    failures: int = 0
-    is_submitted: bool = False
-    cancel_after_s: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class FaultPlan:
-    """One fault: it begins ``at_s``, and is healed (or what was killed is started again) after ``for_s``.
-    ``amount`` is what the kind of fault makes of it: steps, seconds, a rate.
-    """
-
-    at_s: float
-    kind: Break
-    victim: str
-    for_s: float
-    amount: float = 0.0
-
-
-@dataclass(frozen=True, slots=True)
-class OrderPlan:
-    """What an operator wants: ``promote`` or ``drain`` an instance, ``pause`` and ``resume`` a group."""
-
-    at_s: float
-    verb: str
-    service: str
-    group: str
-    instance: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """Everything that a run is given beside its seed, which decides the order of what is ready and all
-    delays.
-    """
-
-    seed: int
-    routers: int
-    groups: tuple[GroupPlan, ...]
-    workers: int
-    clients: int
-    replicas: int
-    syncs: bool
-    pulse_ms: int
-    suspect_after_ms: int
-    snapshot_entries: int
-    has_system: bool
-    until_s: float
-    calls: tuple[CallPlan, ...]
-    faults: tuple[FaultPlan, ...] = ()
-    orders: tuple[OrderPlan, ...] = ()
-
-    @property
-    def instances(self) -> list[tuple[str, GroupPlan | None]]:
-        """Every instance, with its group (``None``: a worker of the pool)."""
-        owned = [(f"{group.name}-{n + 1}", group) for group in self.groups for n in range(group.instances)]
-        return [*owned, *((f"w-{n + 1}", None) for n in range(self.workers))]
-
-    @property
-    def actors(self) -> list[str]:
-        """The names of all who may be a victim, but the server."""
-        return [
-            *(f"r-{n + 1}" for n in range(self.routers)),
-            *(name for name, _ in self.instances),
-            *(f"c-{n + 1}" for n in range(self.clients)),
-        ]
-
-    def to_plain(self) -> dict[str, Any]:
-        """Return it for JSON."""
-        return asdict(self)
+__all__ = [
+    "OF_ACTORS",
+    "OF_SERVER",
+    "TEND",
+    "Break",
+    "CallPlan",
+    "FaultPlan",
+    "GroupPlan",
+    "OrderPlan",
+    "Plan",
+    "expand",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,7 +93,8 @@ def expand(seed: int) -> Plan:
     faults = (
         _zombie(plan, chance) if groups and chance.random() < _ZOMBIE_RATE else _faults(plan, size, chance)
     )
-    return replace(plan, faults=faults, orders=_orders(plan, chance))
+    plan = _doubtful(replace(plan, faults=faults, orders=_orders(plan, chance)))
+    return replace(plan, orders=_with_tending(plan), quarantined=_quarantined(plan))
 
 
 def _calls(plan: Plan, size: _Size, chance: Random) -> tuple[CallPlan, ...]:
@@ -365,3 +229,57 @@ def _orders(plan: Plan, chance: Random) -> tuple[OrderPlan, ...]:
         if verb == "pause":
             made.append(OrderPlan(at_s + chance.choice((0.1, 1.0)), "resume", service, group_name))
     return tuple(sorted(made, key=lambda order: order.at_s))
+
+
+_DOUBTFUL_RATE: Final = 0.2
+_TENDED_RATE: Final = 0.5
+_QUARANTINE_RATE: Final = 0.08
+_TENDS_AFTER_S: Final = 2.5
+
+
+def _doubtful(plan: Plan) -> Plan:
+    """Bend a few plans towards doubts: calls that must not run twice and take long, while holders are gone
+    for about as long as it takes to replace them. All else of a seed stays as it is; so it does below.
+    """
+    chance = Random(f"doubts {plan.seed}")  # noqa: S311 - reproducible on purpose
+    if not plan.groups or chance.random() >= _DOUBTFUL_RATE:
+        return plan
+    calls = tuple(
+        replace(call, method="place", work_s=0.3, failures=0)
+        if call.key is None and chance.random() < 0.8
+        else call
+        for call in plan.calls
+    )
+    gone = (Break.KILL, Break.FREEZE, Break.PARTITION, Break.ONE_WAY_DOWN)
+    more = tuple(
+        FaultPlan(
+            chance.choice(calls).at_s + chance.uniform(0.02, 0.3),
+            chance.choice(gone),
+            f"{chance.choice(plan.groups).name}-1",
+            plan.suspect_after_ms / 1000 + chance.uniform(0.0, 1.0),
+        )
+        for _ in range(chance.randint(1, 2))
+    )
+    faults = tuple(sorted((*plan.faults, *more), key=lambda fault: fault.at_s))
+    return replace(plan, calls=calls, faults=faults)
+
+
+def _with_tending(plan: Plan) -> tuple[OrderPlan, ...]:
+    """Add times at which an operator ends doubts and dead letters, some after all is healed."""
+    chance = Random(f"tending {plan.seed}")  # noqa: S311 - reproducible on purpose
+    if chance.random() >= _TENDED_RATE:
+        return plan.orders
+    places = [(BOOK, g.name) for g in plan.groups] + ([(DESK, "_pool")] if plan.workers else [])
+    tends = [
+        OrderPlan(chance.uniform(0.3, plan.until_s + _TENDS_AFTER_S), TEND, *chance.choice(places))
+        for _ in range(chance.randint(1, 3))
+    ]
+    return tuple(sorted((*plan.orders, *tends), key=lambda order: order.at_s))
+
+
+def _quarantined(plan: Plan) -> tuple[str, ...]:
+    """Draw who is started in quarantine: in few plans, since calls wait for it."""
+    chance = Random(f"quarantine {plan.seed}")  # noqa: S311 - reproducible on purpose
+    if chance.random() >= _QUARANTINE_RATE:
+        return ()
+    return tuple(name for name, _ in plan.instances if chance.random() < 0.6)

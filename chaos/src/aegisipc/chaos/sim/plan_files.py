@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from pydantic import TypeAdapter, ValidationError
 
-from aegisipc.chaos.sim.plan import OF_ACTORS, CallPlan, FaultPlan, OrderPlan, Plan
+from aegisipc.chaos.sim.plan import OF_ACTORS, TEND, CallPlan, FaultPlan, OrderPlan, Plan
 from aegisipc.chaos.workload import BOOK, DESK, EFFECTS
 from aegisipc.eventstore.errors import AegisError
 from aegisipc.eventstore.names import POOL_GROUP
@@ -25,7 +25,7 @@ LONGEST_S: Final = 600.0
 SERVER: Final = "server"
 """The victim of faults that are no process's."""
 
-_VERBS: Final = ("promote", "drain", "pause", "resume")
+_VERBS: Final = ("promote", "drain", "pause", "resume", TEND)
 _PRIORITIES: Final = ("low", "normal", "high")
 
 
@@ -123,6 +123,9 @@ def _wrong(plan: Plan) -> Iterator[str]:
     for place, order in enumerate(plan.orders):
         for why in _wrong_order(order, actors, places):
             yield f"orders.{place}{why}"
+    unknown = set(plan.quarantined) - {name for name, _ in plan.instances}
+    if unknown:
+        yield f"quarantined: there is no instance {min(unknown)!r}"
 
 
 def _wrong_call(call: CallPlan, actors: set[str], served: set[str | None]) -> Iterator[str]:

@@ -71,6 +71,7 @@ class Recorder:
         value: Any = None,
         error: BaseException | None = None,
         number: int | None = None,
+        receipt: dict[str, Any] | None = None,
     ) -> None:
         """A client was told what came of it."""
         found, code, message = Stage.OK, None, ""
@@ -87,6 +88,7 @@ class Recorder:
             error=code,
             message=message[:200],
             number=number,
+            receipt=receipt,
         )
 
     def _note(

@@ -134,6 +134,7 @@ def _pruned(plan: Plan) -> Plan | None:
     return replace(
         plan,
         faults=tuple(f for f in plan.faults if f.kind not in OF_ACTORS or f.victim in actors),
+        quarantined=tuple(name for name in plan.quarantined if name in actors),
         orders=tuple(
             o
             for o in plan.orders
@@ -175,7 +176,13 @@ def _with_group(plan: Plan, place: int, group: GroupPlan) -> Plan:
 
 
 def _fewer_options(plan: Plan) -> Iterator[Plan]:
-    usual: dict[str, Any] = {"replicas": 1, "snapshot_entries": 0, "has_system": False, "syncs": True}
+    usual: dict[str, Any] = {
+        "replicas": 1,
+        "snapshot_entries": 0,
+        "has_system": False,
+        "syncs": True,
+        "quarantined": (),
+    }
     for name, value in usual.items():
         if getattr(plan, name) != value:
             yield replace(plan, **{name: value})

@@ -7,12 +7,15 @@ from collections.abc import Callable
 from random import Random
 from typing import Final
 
-from aegisipc.chaos.sim.cast import NAMESPACE, ClientProcess, InstanceProcess, OperatorProcess, RouterProcess
+from aegisipc.chaos.history import Keeping
+from aegisipc.chaos.log_facts import facts_of
+from aegisipc.chaos.sim.cast import NAMESPACE, URL, ClientProcess, InstanceProcess, RouterProcess
 from aegisipc.chaos.sim.consumers import PushConsumer
 from aegisipc.chaos.sim.faults import strike
 from aegisipc.chaos.sim.loop import Actor, SimLoop
 from aegisipc.chaos.sim.network import Network
-from aegisipc.chaos.sim.plan import FaultPlan, GroupPlan, Plan
+from aegisipc.chaos.sim.operating import OPERATOR, OperatorProcess, about_letters, resolutions
+from aegisipc.chaos.sim.plan import TEND, FaultPlan, GroupPlan, OrderPlan, Plan
 from aegisipc.chaos.sim.recording import Recorder
 from aegisipc.chaos.sim.server import ModelServer
 from aegisipc.chaos.sim.services import Stage, totals_of
@@ -25,7 +28,6 @@ from aegisipc.eventstore.system import SystemState
 type Process = RouterProcess | InstanceProcess | ClientProcess | OperatorProcess
 
 UP_WITHIN_S: Final = 20.0
-OPERATOR: Final = "operator"
 
 _LOOK_S: Final = 0.05
 _MOST_CONSUMERS: Final = 3
@@ -45,12 +47,15 @@ class World:
         self.server.jetstream.replicas = plan.replicas
         self.server.jetstream.syncs = plan.syncs
         self.recorder = Recorder(self.loop)
+        self.recorder.evidence.keeping = Keeping(plan.replicas, plan.syncs)
         self.stage = Stage(self.recorder.effect, self.recorder.number_of)
         self.actors: dict[str, Actor] = {}
         self.processes: dict[str, Process] = {}
-        self.operator = OperatorProcess(self.subjects)
+        self.operator = OperatorProcess(URL, self.subjects, self.recorder)
         self.gone: set[str] = set()
         """Who is not started again until calls have ended without them."""
+        self.quarantined = set(plan.quarantined)
+        """Who is started in quarantine."""
         self.up_at_s = 0.0
         self._state = SystemState(self.subjects)
         self._lives: dict[str, int] = {}
@@ -94,7 +99,7 @@ class World:
         for name in actors:
             self.start(name)
         for order in self.plan.orders:
-            self.loop.call_later(order.at_s, self.operator.order, order)
+            self.loop.call_later(order.at_s, self._order, order)
         for fault in self.plan.faults:
             self.loop.call_later(fault.at_s, self._strike, fault)
 
@@ -104,6 +109,7 @@ class World:
         self.start_server()
         self._crashes.clear()
         self._watch_steps()
+        self.quarantined.clear()
         for name, actor in list(self.actors.items()):
             if actor.is_frozen:
                 self.loop.thaw(actor)
@@ -113,6 +119,24 @@ class World:
             self.operator.resume(BOOK, group.name)
         if self.plan.workers:
             self.operator.resume(DESK, POOL_GROUP)
+
+    def _order(self, order: OrderPlan) -> None:
+        if order.verb != TEND:
+            self.operator.order(order)
+            return
+        letters = facts_of(self.records(), self.subjects).calls.values()
+        for told in (*resolutions(self.folded(), self.recorder), *about_letters(letters)):
+            if told[:2] == (order.service, order.group):
+                self.operator.say(*told)
+
+    def release(self) -> None:
+        """Have groups resumed once more of which somebody joined in quarantine, or that were paused by an
+        order which came late, when the others had been.
+        """
+        for group in self.folded().topology.groups():
+            held = (i.quarantined and i.is_live for i in group.instances.values())
+            if group.paused or any(held):
+                self.operator.resume(group.service, group.name)
 
     def bring_back(self) -> None:
         """Start those who were gone."""
@@ -182,7 +206,7 @@ class World:
                 known.lost()
                 return known
             return ClientProcess(plan, name, self.recorder, self.up_at_s)
-        return InstanceProcess(plan, name, dict(plan.instances)[name])
+        return InstanceProcess(plan, name, dict(plan.instances)[name], self.quarantined)
 
     def kill(self, name: str) -> bool:
         """SIGKILL a process; tells whether it ran."""
