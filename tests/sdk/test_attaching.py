@@ -150,7 +150,7 @@ async def test_a_call_older_than_the_log_is_told_where_that_begins(hand: Hand) -
 async def test_in_an_empty_log_no_call_is_known() -> None:
     log = MemoryLog(lambda: 0)
     with pytest.raises(CallUnknown, match="this log is empty"):
-        await Seeker(log, subjects_of("t")).find(CallIds(3).next((1 << 48) - 1), None, 1.0)
+        await Seeker(log, subjects_of("t")).find(CallIds(3).next(1_600_000_000_000), None, 1.0)
 
 
 @pytest.mark.parametrize("call_id", ["", "x", "01a3185c-5000-4000-8000-040000000007", 5, b"x"], ids=repr)

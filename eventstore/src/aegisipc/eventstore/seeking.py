@@ -9,6 +9,7 @@ read, which are few.
 
 from __future__ import annotations
 
+import time
 from datetime import UTC, datetime
 from typing import Final
 
@@ -26,11 +27,8 @@ SEEK_MARGIN_S: Final = 10
 MAX_ACCEPT_DELAY_S: Final = 600
 """How much later than the time in its id a call may have been accepted and still be found by its id."""
 
-
-_LAST_NS: Final = 253_402_214_400 * 1_000_000_000
-"""The last day of the year 9999. An id that nobody made may name a later time, which no server can be asked
-about.
-"""
+_FAR_AHEAD_NS: Final = 86_400 * 1_000_000_000
+"""How far ahead of this host's clock the time in an id may be before the server's is asked for."""
 
 NEAR_S: Final = 1
 """How far from the time in its id nearly every call is found."""
@@ -43,6 +41,7 @@ async def find_call(log: Log, subjects: Subjects, call_id: CallId) -> AcceptedCa
         UnknownCall: the log does not have it. Field ``why``: what is known about that.
         AegisError: the log cannot be read now.
     """
+    await _refuse_the_future(log, call_id)
     for before_s, after_s in ((NEAR_S, NEAR_S), (SEEK_MARGIN_S, MAX_ACCEPT_DELAY_S)):
         found = await _find_around(log, subjects, call_id, before_s, after_s)
         if found is not None:
@@ -52,12 +51,24 @@ async def find_call(log: Log, subjects: Subjects, call_id: CallId) -> AcceptedCa
     raise UnknownCall(f"cannot find call {shown}: {why}", call_id=shown, why=why)
 
 
+async def _refuse_the_future(log: Log, call_id: CallId) -> None:
+    """An id that nobody made names any time, most likely one that is far off: to look for each would keep the
+    server busy with nothing, and it cannot be asked about a time after the year 9999.
+    """
+    born_ns = time_of(call_id) * 1_000_000
+    if born_ns <= time.time_ns() + _FAR_AHEAD_NS:
+        return
+    now_ns = (await log.bounds()).now_ns  # this host's clock may be wrong
+    if born_ns > now_ns + SEEK_MARGIN_S * 1_000_000_000:
+        shown = format_call_id(call_id)
+        why = f"the log holds no such call; its id names {_shown(born_ns)}, and it is {_shown(now_ns)} now"
+        raise UnknownCall(f"cannot find call {shown}: {why}", call_id=shown, why=why)
+
+
 async def _find_around(
     log: Log, subjects: Subjects, call_id: CallId, before_s: int, after_s: int
 ) -> AcceptedCall | None:
     born_ns = time_of(call_id) * 1_000_000
-    if born_ns > _LAST_NS:
-        return None
     start = Start(time_ns=max(0, born_ns - before_s * 1_000_000_000))
     give_up_ns = born_ns + after_s * 1_000_000_000
     sessions = Sessions()

@@ -8,6 +8,7 @@ arguments. Whoever is handed that frame writes ``REQUEUED``, and of several the 
 
 from __future__ import annotations
 
+import asyncio
 from collections import OrderedDict
 from collections.abc import Callable, Coroutine
 from typing import Any, Final
@@ -49,6 +50,8 @@ from aegisipc.sdk.hosts.telling import (
 
 MAX_WAITING: Final = 256
 """Commands that may be under way at once."""
+MAX_READING: Final = 8
+"""Of these, the ones for which the log is read at once; the others wait."""
 
 _MAX_REQUEUED: Final = 1024
 _APPENDS: Final = 3
@@ -75,6 +78,7 @@ class PoolOperators:
         self._pump, self._spawn = pump, spawn
         self._waiting: dict[CallId, tuple[str, Command]] = {}
         """Who waits for the word about a call, and what is wanted."""
+        self._reading = asyncio.Semaphore(MAX_READING)
         self._seeking = 0
         self._requeued: OrderedDict[tuple[CallId, int], int] = OrderedDict()
         """Dead letters that were stored again, and where."""
@@ -115,15 +119,16 @@ class PoolOperators:
 
     async def _obey(self, command: Command, reply: str) -> None:
         try:
-            match command:
-                case Resolve():
-                    await self._resolve(command)
-                case Discard():
-                    await self._discard(command)
-                case Requeue():
-                    seq = await self._requeue(command)
-                    del self._waiting[command.raw_call_id]
-                    self._answer(reply, answer_ok(seq=seq))
+            async with self._reading:
+                match command:
+                    case Resolve():
+                        await self._resolve(command)
+                    case Discard():
+                        await self._discard(command)
+                    case Requeue():
+                        seq = await self._requeue(command)
+                        del self._waiting[command.raw_call_id]
+                        self._answer(reply, answer_ok(seq=seq))
         except AegisError as error:
             self._waiting.pop(command.raw_call_id, None)
             self._answer(reply, answer_error(error))
