@@ -177,6 +177,30 @@ def test_while_a_leader_is_elected_nobody_takes_records_and_the_log_goes_on_afte
         play(script, seed=seed, replicas=3)
 
 
+def test_what_a_leader_stored_as_it_died_is_handed_out_by_the_next_one() -> None:
+    stored: set[bool] = set()
+
+    async def script(server: ModelServer, log: JetStreamLog, connection: Connection) -> None:
+        config = {"stream_name": NAME, "config": PULL, "action": ""}
+        await api(connection, f"CONSUMER.CREATE.{NAME}.p", config)
+        got: list[Message] = []
+        await connection.subscribe("inbox", got.append)
+        await connection.publish(f"$JS.API.CONSUMER.MSG.NEXT.{NAME}.p", b"", reply="inbox")
+        server.jetstream.stalls, server.jetstream.stall_s = 1.0, 3.0
+        with pytest.raises(AckUnknown):
+            await log.append("log.a", b"x", timeout_s=0.5)
+        server.jetstream.is_electing = True
+        await asyncio.sleep(1.0)
+        server.jetstream.is_electing = False
+        await asyncio.sleep(1.0)
+        stored.add(await log.last("log.a") is not None)
+        assert len(got) == (await log.last("log.a") is not None)
+
+    for seed in range(12):
+        play(script, seed=seed)
+    assert stored == {True, False}
+
+
 def test_conditions_that_are_still_being_decided_are_neither_kept_nor_refused() -> None:
     async def script(server: ModelServer, log: JetStreamLog, connection: Connection) -> None:
         appends = [log.append("log.a", b"x", expect=Expect(0)) for _ in range(2)]

@@ -233,7 +233,8 @@ class JetStream:
         """Whether no stream has a leader: publishes have no responders, and requests get no answer or 503.
 
         When it begins, the old leader died: a random part of what was on its way is stored without a word,
-        and of the consumers that were kept by one node only, those of the dead node are gone.
+        and of the consumers that were kept by one node only, those of the dead node are gone. When it ends,
+        the others hand out what was stored so.
         """
         return self._is_electing
 
@@ -245,7 +246,10 @@ class JetStream:
                 for consumer in list(stream.consumers.values()):
                     if isinstance(consumer, PushConsumer) and consumer.node == 0:
                         consumer.vanish()
-        self._is_electing = is_electing
+        was_electing, self._is_electing = self._is_electing, is_electing
+        if was_electing and not is_electing:
+            for stream in self.streams.values():
+                stream.kick_all()
 
     def forget_ids(self) -> None:
         """Lose the memory of message ids of all streams."""

@@ -344,6 +344,11 @@ class ModelStream:
         for consumer in interested:
             consumer.arrived(seq)
 
+    def kick_all(self) -> None:
+        """Let consumers send whatever is there now."""
+        for consumer in self.consumers.values():
+            consumer.arrived(self.last_seq)
+
     def consumers_changed(self) -> None:
         """There is another consumer, or one less."""
         self._interested.clear()
