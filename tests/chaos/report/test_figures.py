@@ -91,7 +91,16 @@ def test_an_unknown_outcome_stays_open_until_somebody_is_told() -> None:
 def test_recovery_is_from_the_fault_to_the_first_success_of_a_later_call() -> None:
     calls = [call(1, 1, 1.1), call(2, 4.9, 5.01), call(3, 5.2, 6.5), call(4, 5.3, 5.9)]
     ((_, seconds),) = figures_of(run_of(*calls, faults=(kill(5.0),))).recoveries
-    assert seconds == 0.9
+    assert seconds == 0.7
+
+
+def test_a_time_in_which_nobody_waits_is_no_time_without_an_answer() -> None:
+    calls = [call(1, 4, 5.5), call(2, 19, 19.25)]
+    ((_, seconds),) = figures_of(run_of(*calls, faults=(kill(5.0),))).recoveries
+    assert seconds == 0.5
+    calls = [call(1, 4, 5.5), call(2, 19, 21)]
+    ((_, seconds),) = figures_of(run_of(*calls, faults=(kill(5.0),))).recoveries
+    assert seconds == 2.0
 
 
 def test_recovery_begins_with_the_first_call_if_none_was_open() -> None:

@@ -13,7 +13,7 @@ from typing import Any, Final, NamedTuple
 from aegisipc.chaos.history import Deed, Operation, Stage
 from aegisipc.chaos.real.asking import Told, ended, told
 from aegisipc.chaos.real.members import LIFE_NUMBERS
-from aegisipc.chaos.real.recording import Recorder, gathered, now_ns
+from aegisipc.chaos.real.recording import Recorder, gathered, now_ns, with_key
 from aegisipc.chaos.workload import receipt_of
 from aegisipc.sdk.client import Client
 
@@ -49,7 +49,7 @@ async def find_keys(client: Client, folder: Path, seed: str) -> None:
     Raises:
         OSError: it cannot be written.
     """
-    keys = keys_in((await asyncio.to_thread(gathered, folder, has_effects=False)).operations, seed)
+    keys = keys_in((await asyncio.to_thread(gathered, folder, wanted=with_key)).operations, seed)
     numbers = count(_BASE)
     give_up_at = time.monotonic() + _FOR_S
     async with Recorder(folder / f"{FINDER}.history") as recorder:

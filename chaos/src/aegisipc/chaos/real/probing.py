@@ -245,5 +245,6 @@ async def probed(scene: Scene, operator: Operator) -> list[Probe]:
         found.append(await prober.concluded(connection, operator))
         found += await prober.instances(client, connection)
         found += await prober.shared(connection)
+        found += await prober.routers()
         await find_keys(client, scene.histories, scene.seed)
-    return found + await prober.routers()
+    return found

@@ -6,7 +6,7 @@ import asyncio
 import mmap
 import os
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import MISSING, fields
 from pathlib import Path
 from types import TracebackType
@@ -29,6 +29,7 @@ from aegisipc.chaos.history import (
 HISTORY: Final = "*.history"
 """All files of histories and ledgers in a folder."""
 _EFFECT: Final = b'"kind":"effect"'
+_KEY: Final = b'"key":'
 
 
 _FIELDS: Final[dict[type[Entry], tuple[tuple[str, Any], ...]]] = {
@@ -216,9 +217,22 @@ def _lines_with(ledger: mmap.mmap, text: bytes) -> Iterator[bytes]:
         at = ledger.find(text, end)
 
 
-def gathered(folder: Path, more: Iterable[Entry] = (), *, has_effects: bool = True) -> Evidence:
-    """Read all histories in a folder, and all ledgers if they are wanted, and put them in the order of their
-    times. The last line of a file may be cut off, if its writer was killed.
+def no_effect(line: bytes) -> bool:
+    """Tell whether a line is one of a history, not of a ledger."""
+    return _EFFECT not in line
+
+
+def with_key(line: bytes) -> bool:
+    """Tell whether a line may be about a call with an idempotency key."""
+    return _KEY in line
+
+
+def gathered(
+    folder: Path, more: Iterable[Entry] = (), *, wanted: Callable[[bytes], bool] | None = None
+) -> Evidence:
+    """Read all histories and ledgers in a folder, and put them in the order of their times; only the lines
+    that are `wanted`, since it takes long to read millions. The last line of a file may be cut off, if its
+    writer was killed.
 
     Raises:
         ValueError: another line cannot be read.
@@ -227,7 +241,7 @@ def gathered(folder: Path, more: Iterable[Entry] = (), *, has_effects: bool = Tr
     for path in sorted(folder.glob(HISTORY)):
         lines = path.read_bytes().split(b"\n")
         for line in lines[:-1]:
-            if has_effects or _EFFECT not in line:
+            if wanted is None or wanted(line):
                 evidence.take(entry_of(line))
     for entry in more:
         evidence.take(entry)

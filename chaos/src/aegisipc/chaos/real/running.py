@@ -28,7 +28,7 @@ from aegisipc.chaos.real.monitoring import machine_sample, samples_of, tables_of
 from aegisipc.chaos.real.operating import an_operator
 from aegisipc.chaos.real.plans import Step, drawn
 from aegisipc.chaos.real.probing import probed
-from aegisipc.chaos.real.recording import gathered, now_ns
+from aegisipc.chaos.real.recording import gathered, no_effect, now_ns
 from aegisipc.chaos.real.scenarios import Scenario
 from aegisipc.chaos.real.scene import NAMESPACE, NotReady, Scene, a_scene
 from aegisipc.chaos.real.striking import strike_all
@@ -265,7 +265,7 @@ def _accepted(folder: Path, facts: LogFacts, seed: str) -> tuple[list[str], list
     """Return the ids of all calls that clients or the log know: first those of which no client was told for
     certain what became of them, then the others, in an order of chance.
     """
-    operations = gathered(folder, has_effects=False).operations
+    operations = gathered(folder, wanted=no_effect).operations
     known = {o.call_id for o in operations if o.call_id is not None} | set(facts.calls)
     done = {o.number for o in operations if o.stage in (Stage.OK, Stage.FAIL) and o.deed is Deed.CALL}
     told = {o.call_id for o in operations if o.stage in (Stage.OK, Stage.FAIL) and o.deed in _FINAL}

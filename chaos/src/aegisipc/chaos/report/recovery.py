@@ -33,20 +33,26 @@ class _Place:
         self.answered_ns = list(accumulate(self.answered_ns, max))
 
     def recovery_ns(self, at_ns: int) -> int | None:
-        """Return how long after `at_ns` somebody who asked then, or later, waited for the first success."""
+        """Return how long after `at_ns` somebody waited for the first success: who asked then, or later, or
+        whose call was open then. A time in which nobody waits does not count.
+        """
         first = bisect_left(self.asked_ns, at_ns)
         if first == len(self.asked_ns) or self.succeeded_ns[0] == _NEVER:
             return None  # nobody asked, or this place never answers with success
-        was_open = first > 0 and self.answered_ns[first - 1] > at_ns
-        since = at_ns if was_open else self.asked_ns[first]
-        return self.succeeded_ns[first] - since if self.succeeded_ns[first] < _NEVER else _NEVER
+        succeeded_ns = self.succeeded_ns[first]
+        if succeeded_ns == _NEVER:
+            return _NEVER
+        answered_ns = self.answered_ns[first - 1] if first > 0 else at_ns
+        if answered_ns >= self.asked_ns[first]:
+            return succeeded_ns - at_ns  # somebody waited from then on, and others after that
+        return max(answered_ns - at_ns, succeeded_ns - self.asked_ns[first])
 
 
 class Recoveries:
     """Answers, for a fault, how long it took until calls succeeded again.
 
-    For each target and resource apart: from the fault (or from the first call after it, if none was open at
-    the fault) to the first success of a call that was made after it (or to an error by which the service
+    For each target and resource apart: from the fault (or from the first call after it, if none was open
+    until then) to the first success of a call that was made after it (or to an error by which the service
     answered: the last calls may be meant to fail); the longest of them counts. So it holds
     the detection, the promotion and the way back to clients, and is short where nothing was hit.
     """
