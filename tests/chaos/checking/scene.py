@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from hashlib import sha256
 from typing import Any, Final
 
 from aegisipc.chaos.checking import Bounds, judge
@@ -26,6 +27,7 @@ from aegisipc.eventstore.frames import (
 )
 from aegisipc.eventstore.ids import CallIds, format_call_id, parse_call_id
 from aegisipc.eventstore.log import Record
+from aegisipc.eventstore.references import Reference, arguments_name, encode_reference
 from aegisipc.eventstore.subjects import subjects_of
 
 NS: Final = subjects_of("t")
@@ -143,12 +145,16 @@ class Scene:
         call_id: str | None = None,
         argument: Any = None,
         timeout_ms: int = 1000,
+        is_large: bool = False,
     ) -> str:
         """Put a call into the log; returns its id."""
         subject = NS.call(SERVICE, group, client)
         raw = parse_call_id(call_id) if call_id else self.next_id()
         options = CallOptions(key) if key is not None else None
         body = encode([[number if argument is None else argument], {}])
+        if is_large:
+            name = arguments_name(SERVICE, group, raw)
+            body = encode_reference(Reference(name, len(body), sha256(body).digest()))
         entry = CallEntry(raw, method, timeout_ms, resource, options)
         frame = CallFrame(7, self._number_of_frame(subject, 7), 0, [entry], [body])
         self.store(subject, encode_calls(frame))

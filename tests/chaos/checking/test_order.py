@@ -32,6 +32,31 @@ def test_calls_of_a_client_in_another_order_than_they_were_made_are_found() -> N
     broken_by(scene, "G5", *ids)
 
 
+def test_where_arguments_are_large_each_resource_has_its_own_order() -> None:
+    """A call that waits behind a large one, which need not be accepted in the end, is overtaken by others."""
+    scene = a_scene()
+    waits, overtakes = (format_call_id(scene.next_id()) for _ in range(2))
+    for resource, call_id in (("s", overtakes), ("r", waits)):
+        scene.accept(scene.invoke(resource=resource), resource=resource, call_id=call_id)
+        scene.ran(call_id)
+        finish(scene, call_id)
+    broken_by(scene, "G5", waits, overtakes)
+    large = scene.accept(scene.invoke(client="d"), client="d", is_large=True)
+    scene.ran(large)
+    finish(scene, large)
+    holds(scene, "G5")
+
+
+def test_large_calls_keep_the_order_of_their_resource() -> None:
+    scene = a_scene()
+    ids = [format_call_id(scene.next_id()) for _ in range(2)]
+    for call_id in reversed(ids):
+        scene.accept(scene.invoke(resource="r"), resource="r", call_id=call_id, is_large=True)
+        scene.ran(call_id)
+        finish(scene, call_id)
+    broken_by(scene, "G5", *ids)
+
+
 def test_a_call_that_stands_before_one_that_was_known_when_it_was_made_is_found() -> None:
     scene = a_scene()
     early, late = scene.next_id(), scene.next_id()

@@ -21,8 +21,10 @@ def in_order(case: Case) -> Verdict:
     """G5. Three things:
 
     - Calls of one client's session entered each group's log in the order in which they were made, as their
-      ids tell (large arguments are stored first, and may be overtaken: such sessions are left out). And
-      whatever was made after a client had been told of another call's acceptance stands after that one.
+      ids tell. (Large arguments are stored first. Until then the calls of that resource wait, also if the
+      large one never comes; others may overtake them: where there are large ones, each resource has its own
+      order.) And whatever was made after a client had been told of another call's acceptance stands after
+      that one.
     - In an owned group, calls of one resource run one after another in each epoch: no handler began while
       another one of the same resource ran, and none before one that stands earlier in the log.
     - Calls of one resource succeeded in log order.
@@ -44,14 +46,14 @@ def in_order(case: Case) -> Verdict:
 
 def _check_sessions(case: Case, look: Look) -> None:
     calls = case.facts.calls.values()
-    large = {(call.place, call.client, call.session) for call in calls if call.is_large}
-    last: dict[tuple[tuple[str, str], str, int], CallFact] = {}
+    has_large = any(call.is_large for call in calls)
+    last: dict[tuple[tuple[str, str], str, int, str | None], CallFact] = {}
     for call in calls:
-        session = call.place, call.client, call.session
-        if session in large:
-            continue
+        if call.is_large and call.resource is None:
+            continue  # nobody waits for it
+        line = call.place, call.client, call.session, call.resource if has_large else None
         look.looked_at += 1
-        before = last.get(session)
+        before = last.get(line)
         if before is not None and before.call_id > call.call_id:
             look.found(
                 f"call {call.call_id} of {call.client} stands at {call.seq}, after {before.call_id} at "
@@ -61,7 +63,7 @@ def _check_sessions(case: Case, look: Look) -> None:
                 seqs=(before.seq, call.seq),
             )
         else:
-            last[session] = call
+            last[line] = call
 
 
 def _check_real_time(case: Case, look: Look) -> None:
