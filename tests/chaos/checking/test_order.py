@@ -41,6 +41,9 @@ def test_where_arguments_are_large_each_resource_has_its_own_order() -> None:
         scene.ran(call_id)
         finish(scene, call_id)
     broken_by(scene, "G5", waits, overtakes)
+    scene.evidence.has_large = True
+    holds(scene, "G5")
+    scene.evidence.has_large = False
     large = scene.accept(scene.invoke(client="d"), client="d", is_large=True)
     scene.ran(large)
     finish(scene, large)

@@ -219,6 +219,8 @@ class Evidence:
     ended_at_ns: int = 0
     keeping: Keeping | None = None
     """``None`` if nobody said."""
+    has_large: bool = False
+    """Whether clients also asked with arguments too large for a frame."""
 
     def take(self, entry: Entry) -> None:
         """Add an entry to the list of its kind."""

@@ -46,7 +46,7 @@ def in_order(case: Case) -> Verdict:
 
 def _check_sessions(case: Case, look: Look) -> None:
     calls = case.facts.calls.values()
-    has_large = any(call.is_large for call in calls)
+    has_large = case.evidence.has_large or any(call.is_large for call in calls)
     last: dict[tuple[tuple[str, str], str, int, str | None], CallFact] = {}
     for call in calls:
         if call.is_large and call.resource is None:

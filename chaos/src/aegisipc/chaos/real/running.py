@@ -188,6 +188,7 @@ class _Course:
         scene, run = self._scene, self._run
         run.evidence = gathered(scene.histories, [*scene.broken, *self._samples, *self._probes])
         run.evidence.unhandled += [*scene.ended, *_tracebacks(scene.folder)]
+        run.evidence.has_large = not scene.shape.load.plain
         run.evidence.keeping = Keeping(scene.shape.nodes, all(s.fsync for s in scene.servers))
         run.evidence.ended_at_ns = now_ns()
 
