@@ -21,7 +21,7 @@ from aegisipc.eventstore.errors import (
 )
 from aegisipc.eventstore.frames import Mark
 from aegisipc.eventstore.references import Reference, encode_reference, reference_in
-from aegisipc.sdk import large_bodies
+from aegisipc.sdk import large_bodies, persistence
 from aegisipc.sdk.context import Context
 from aegisipc.sdk.core.pen import Identity
 from aegisipc.sdk.errors import ServiceError
@@ -371,7 +371,7 @@ async def test_a_result_over_the_limit_of_objects_fails(make: Make) -> None:
 async def test_a_result_waits_for_a_store_that_does_not_answer(
     make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(large_bodies, "_PAUSE_S", 0.0)
+    monkeypatch.setattr(persistence, "_FIRST_PAUSE_S", 0.0)
     objects = Objects()
     objects.fails = [NotConnected("gone"), NotConnected("gone")]
     assert (await make(repeat, objects).execute(call(5000), 3)).mark is Mark.SUCCEEDED
@@ -389,7 +389,7 @@ async def test_a_result_that_the_store_refuses_fails(make: Make) -> None:
 
 
 async def test_large_arguments_are_fetched(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(large_bodies, "_PAUSE_S", 0.0)
+    monkeypatch.setattr(persistence, "_FIRST_PAUSE_S", 0.0)
     objects = Objects()
     large = await large_call(objects)
     objects.fails = [NotConnected("gone"), NotConnected("gone")]
