@@ -120,6 +120,18 @@ def test_the_story_of_a_call_ends_as_the_fold_of_its_group_says(steps: list[tupl
         assert told(history, call_id).outcome == fold.outcomes.get(call_id)
 
 
+def test_a_dead_letter_that_is_requeued_without_its_call_stays_one() -> None:
+    history, (call, _) = History(GROUP), CALLS
+    history.add("promote", "a")
+    history.add("write", ("a", 0, [(Mark.DEAD_LETTERED, call), (Mark.REQUEUED, call)]))
+    fold = folded(history)
+    assert fold.outcomes is not None
+    outcome = told(history, call).outcome
+    assert outcome is not None
+    assert outcome.mark is Mark.DEAD_LETTERED
+    assert outcome == fold.outcomes.get(call)
+
+
 def test_a_frame_stored_twice_does_not_bring_back_a_doubt_that_is_over() -> None:
     history, (call, _) = History(GROUP), CALLS
     history.add("promote", "a")

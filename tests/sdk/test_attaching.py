@@ -39,7 +39,15 @@ async def hand(shared_server: EmbeddedServer) -> AsyncIterator[Hand]:
 
 
 DEAD = error_body("dead_lettered", "it failed", attempts=3, reason="attempts")
-REQUEUED = encode({"author": "ann", "reason": "", "dead_seq": 0, "timeout_ms": 60_000, "call": None})
+CALL = {
+    "client": "c",
+    "method": "put",
+    "resource": "x",
+    "key": None,
+    "priority": 1,
+    "body": encode([[1], {}]),
+}
+REQUEUED = encode({"author": "ann", "reason": "", "dead_seq": 0, "timeout_ms": 60_000, "call": CALL})
 
 
 # -- what it costs -------------------------------------------------------------------------------------

@@ -20,6 +20,7 @@ from aegisipc.eventstore.lifecycles import CallState
 from aegisipc.eventstore.log import Record
 from aegisipc.eventstore.memories import Outcome, Sessions
 from aegisipc.eventstore.names import POOL_GROUP
+from aegisipc.eventstore.open_calls import call_requeued
 from aegisipc.eventstore.pool_naming import NAMING, Standing, is_about, named_in, number_in
 from aegisipc.eventstore.subjects import CANCEL, CONCLUSIONS, EVIDENCE, HA, Place, Subjects
 from aegisipc.eventstore.topology import Topology
@@ -269,10 +270,10 @@ class CallHistory:
 
     def _is_about_this(self, step: Step) -> bool:
         """In a pool, where many write, what could do harm when it comes late names what it is about; it may
-        be about something else by now.
+        be about something else by now. In an owned group a dead letter runs again only with its call.
         """
         if not self.is_pool:
-            return True
+            return step.mark is not Mark.REQUEUED or call_requeued(step.body) is not None
         if step.mark not in NAMING:
             return True
         claim = self.claim.seq if self.claim is not None and self._latest is Mark.CLAIMED else 0

@@ -131,17 +131,25 @@ def next_attempt(body: bytes | None, call: OpenCall) -> tuple[int, int]:
     return said.attempt, said.due_ns
 
 
-def requeued(call_id: CallId, body: bytes | None, record: Record, *, keep_body: bool) -> OpenCall | None:
-    """Return the call in the body of a ``REQUEUED`` fact, as the dead letter that it is; ``None`` if it holds
-    none.
+def call_requeued(body: bytes | None) -> Requeued | None:
+    """Read the body of a ``REQUEUED`` fact of an owned group; ``None`` if it does not hold the call, so that
+    nobody could run it.
     """
     try:
         said = Requeued.model_validate(decode(body or b""))
     except (CodecError, ValidationError):
         return None
-    was = said.call
-    if was is None:
+    return None if said.call is None else said
+
+
+def requeued(call_id: CallId, body: bytes | None, record: Record, *, keep_body: bool) -> OpenCall | None:
+    """Return the call in the body of a ``REQUEUED`` fact, as the dead letter that it is; ``None`` if it holds
+    none.
+    """
+    said = call_requeued(body)
+    if said is None or said.call is None:
         return None
+    was = said.call
     deadline_ns = record.timestamp_ns + said.timeout_ms * 1_000_000
     call = OpenCall(
         call_id,
