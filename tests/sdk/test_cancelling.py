@@ -238,7 +238,8 @@ async def test_a_dead_letter_that_an_operator_requeued_can_be_cancelled(hand: Ha
     (call_id,) = hand.order
     await hand.write((Mark.DEAD_LETTERED, call_id, error_body("dead_lettered", attempts=1)))
     assert isinstance(await failing(pending.result(1)), DeadLettered)
-    requeued = encode({"author": "ann", "reason": "", "dead_seq": 0, "timeout_ms": 60_000, "call": None})
+    call = {"client": "c", "method": "put", "resource": "x", "key": None, "priority": 1, "body": b""}
+    requeued = encode({"author": "ann", "reason": "", "dead_seq": 0, "timeout_ms": 60_000, "call": call})
     await hand.write((Mark.REQUEUED, call_id, requeued))
     cancelling = asyncio.create_task(pending.cancel(timeout=20))
     await eventually(lambda: hand.cancels, within_s=5)
